@@ -1,0 +1,1 @@
+"""Processes, dispatch, journal, tools, drivers: what runs behind the syscalls."""

@@ -1,0 +1,1 @@
+"""Where text is made: a driver per kind of engine, behind one seam."""

@@ -1,0 +1,100 @@
+"""A driver without weights: it answers with the last message's words, the same every time.
+
+It stands in for a model wherever the model does not matter: tests, demonstrations, simulations.
+A token is a word. The last user message scripts it:
+
+    any text              that text back, word by word
+    !tool NAME {json}     a call of NAME with these arguments (one call a line)
+    !slow N text          the text, with N milliseconds before each word
+
+After a tool's message it answers "NAME: result".
+"""
+
+import re
+from collections.abc import AsyncGenerator
+
+import anyio
+
+from llmos.syscalls.errors import E_ARG, E_CONTEXT
+from llmos.syscalls.types import FinishReason, Message, ToolCall, Usage
+
+from .driver import Finished, GenerationJob, ModelInfo, TextDelta
+
+_WORD = re.compile(r"\s*\S+|\s+")
+_TOOL_LINE = re.compile(r"^!tool (\S+) (\{.*\})$", re.MULTILINE)
+_SLOW = re.compile(r"!slow (\d{1,6}) (.*)", re.DOTALL)
+
+
+class EchoDriver:
+    """Deterministic answers at once; sampling is ignored but for `max_tokens` and `stop`."""
+
+    def __init__(self, *, max_model_len: int = 8192) -> None:
+        self._info = ModelInfo("echo", "echo", "none", "none", 0, max_model_len, "echo-1")
+        self._paused: dict[int, anyio.Event] = {}
+
+    async def start(self) -> ModelInfo:
+        """Nothing to load."""
+        return self._info
+
+    async def generate(self, job: GenerationJob) -> AsyncGenerator[TextDelta | Finished, None]:
+        """The scripted answer. Raises E_ARG without messages, E_CONTEXT past the window."""
+        num_prompt = self._count_prompt(job.messages)
+        text, calls, delay_seconds = _plan_answer(job.messages[-1])
+        text, reason = _cut(text, job)
+        words = _WORD.findall(text)
+        for num_tokens, word in enumerate(words, 1):
+            await anyio.sleep(delay_seconds)
+            while gate := self._paused.get(job.pid):
+                await gate.wait()
+            yield TextDelta(word, num_tokens)
+        usage = Usage(num_prompt, 0, len(words) + len(calls))
+        yield Finished(text, calls, "tool_calls" if calls else reason, usage)
+
+    def _count_prompt(self, messages: tuple[Message, ...]) -> int:
+        if not messages:
+            raise E_ARG("there is no message to answer", field="messages")
+        num_words = sum(len(message.content.split()) for message in messages)
+        if num_words + 1 > self._info.max_model_len:
+            limit = self._info.max_model_len
+            raise E_CONTEXT(f"the prompt has {num_words} tokens, the window holds {limit}")
+        return num_words
+
+    def pause(self, pid: int) -> None:
+        """Hold this process's answers before their next word."""
+        self._paused.setdefault(pid, anyio.Event())
+
+    def resume(self, pid: int) -> None:
+        """Let this process's answers go on."""
+        if gate := self._paused.pop(pid, None):
+            gate.set()
+
+    async def aclose(self) -> None:
+        """Let go of whoever is paused."""
+        for pid in tuple(self._paused):
+            self.resume(pid)
+
+
+def _plan_answer(last: Message) -> tuple[str, tuple[ToolCall, ...], float]:
+    if last.role == "tool":
+        return f"{last.name}: {last.content}", (), 0.0
+    lines = _TOOL_LINE.findall(last.content)
+    if lines:
+        return (
+            "",
+            tuple(ToolCall(name, text, f"call_{i}") for i, (name, text) in enumerate(lines)),
+            0.0,
+        )
+    if slow := _SLOW.fullmatch(last.content):
+        return slow.group(2), (), int(slow.group(1)) / 1000
+    return last.content, (), 0.0
+
+
+def _cut(text: str, job: GenerationJob) -> tuple[str, FinishReason]:
+    """The text up to the first stop string, then up to `max_tokens` words."""
+    stops = [at for stop in job.sampling.stop if (at := text.find(stop)) >= 0]
+    text = text[: min(stops, default=len(text))]
+    words = _WORD.findall(text)
+    limit = job.sampling.max_tokens
+    if limit is not None and len(words) > limit:
+        return "".join(words[:limit]), "length"
+    return text, "stop"

@@ -1,0 +1,238 @@
+"""The control gate: people reach the kernel by a Unix socket that only they may open.
+
+A connection is a terminal. It makes one request; a Run or Resume is served until its process has
+ended, and a person who leaves takes the processes of the terminal along.
+"""
+
+import logging
+import os
+import socket
+import stat
+import struct
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+
+import anyio
+import msgspec
+from anyio.abc import SocketAttribute, SocketStream
+
+import llmos
+from llmos.memory import processes
+from llmos.memory.journal import load, read_output
+from llmos.syscalls.errors import E_ARG, E_PERM, SyscallError
+from llmos.syscalls.process import Signalled
+from llmos.syscalls.wire import GONE, FrameStream, decode
+
+from ..listing import list_processes
+from ..machine import Machine
+from ..process import Process
+from ..protocol import (
+    Ended,
+    FromTerminal,
+    Input,
+    Interrupt,
+    Kill,
+    KillReply,
+    ListProcesses,
+    LogReply,
+    LogRow,
+    ProcessListing,
+    ReadLog,
+    ReadStatus,
+    Refused,
+    Resume,
+    Run,
+    Shutdown,
+    Started,
+    StatusReply,
+)
+from ..terminal import NOBODY, Terminal
+
+MAX_SUMMARY_CHARS = 200
+_from_terminal = msgspec.msgpack.Decoder(FromTerminal)
+_ucred = struct.Struct("3i")
+logger = logging.getLogger(__name__)
+
+
+@asynccontextmanager
+async def open_control_gate(machine: Machine) -> AsyncIterator[None]:
+    """Listen on the state directory's socket while the context lasts."""
+    path = machine.config.socket
+    unlink = partial(path.unlink, missing_ok=True)
+    unlink()
+    listener = await anyio.create_unix_listener(path, mode=stat.S_IRUSR | stat.S_IWUSR)
+
+    async def serve(stream: SocketStream) -> None:
+        async with stream:
+            await serve_terminal(machine, stream)
+
+    async def listen() -> None:
+        async with listener:
+            await listener.serve(serve)
+
+    machine.tasks.start_soon(listen)
+    try:
+        yield
+    finally:
+        unlink()
+
+
+def check_peer(stream: SocketStream) -> None:
+    """Only the user that runs the kernel may speak to it. E_PERM."""
+    raw: socket.socket = stream.extra(SocketAttribute.raw_socket)
+    if hasattr(socket, "SO_PEERCRED"):
+        credentials = raw.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _ucred.size)
+        _, uid, _ = _ucred.unpack(credentials)
+        if uid != os.getuid():
+            raise E_PERM("this kernel belongs to another user")
+
+
+async def serve_terminal(machine: Machine, stream: SocketStream) -> None:
+    """Answer one connection; whatever is wrong with it is its own affair."""
+    frames = FrameStream(stream)
+    try:
+        try:
+            check_peer(stream)
+            request = decode(await frames.receive(), _from_terminal)
+            await _answer(machine, frames, request)
+        except SyscallError as error:
+            await frames.send(Refused(error.reply()))
+    except GONE:
+        return
+
+
+async def _answer(machine: Machine, frames: FrameStream, request: FromTerminal) -> None:
+    match request:
+        case Run():
+            await _run(machine, frames, request)
+        case Resume():
+            terminal = Terminal()
+            process = await machine.launcher.resume(request.pid, terminal)
+            await _attend(machine, frames, terminal, process)
+        case ListProcesses():
+            await frames.send(ProcessListing(await list_processes(machine, request.limit)))
+        case ReadLog():
+            await frames.send(await _read_log(machine, request.pid))
+        case Kill():
+            process_or_none = machine.table.get(request.pid)
+            if process_or_none is not None:
+                machine.launcher.signal(process_or_none, request.name)
+            await frames.send(KillReply(Signalled(process_or_none is not None)))
+        case ReadStatus():
+            await frames.send(_status(machine))
+        case Shutdown():
+            await frames.send(_status(machine))
+            machine.stopping.set()
+        case Input() | Interrupt():
+            raise E_ARG("there is no process at this terminal")
+
+
+async def _run(machine: Machine, frames: FrameStream, request: Run) -> None:
+    """Start a process and stay with it, unless it is to run on its own."""
+    terminal = NOBODY if request.detach else Terminal()
+    birth = machine.launcher.prepare(
+        request.app,
+        request.argv,
+        workspace=request.workspace,
+        readable=request.readable,
+        model=request.model,
+        parent=None,
+    )
+    pid = await machine.db.write(lambda connection: machine.launcher.record(connection, birth))
+    process = machine.launcher.start(pid, birth, terminal)
+    if request.detach:
+        await frames.send(Started(pid))
+    else:
+        await _attend(machine, frames, terminal, process)
+
+
+async def _attend(
+    machine: Machine, frames: FrameStream, terminal: Terminal, process: Process
+) -> None:
+    """Be the process's terminal until it has ended or the person has left."""
+    terminal.foreground.append(process.pid)
+    terminal.emit(Started(process.pid))
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(_listen, machine, frames, terminal)
+        tasks.start_soon(_end, terminal, process)
+        try:
+            while (event := await terminal.next_event()) is not None:
+                await frames.send(event)
+        except GONE:
+            terminal.close()
+        tasks.cancel_scope.cancel()
+    for left in machine.table:
+        if left.terminal is terminal:
+            machine.launcher.signal(left, "TERM")
+
+
+async def _end(terminal: Terminal, process: Process) -> None:
+    """When the process has ended, that is the last event."""
+    await process.ended.wait()
+    if process.exit is not None:
+        terminal.emit(Ended(process.exit, process.error, process.num_printed_chars > 0))
+    terminal.close()
+
+
+async def _listen(machine: Machine, frames: FrameStream, terminal: Terminal) -> None:
+    """What the person does: answers, and Ctrl-C for the process in front."""
+    while True:
+        try:
+            request = decode(await frames.receive(), _from_terminal)
+        except (*GONE, SyscallError):
+            terminal.close()
+            return
+        match request:
+            case Input():
+                terminal.answer(request.ask, request.text)
+            case Interrupt():
+                front = machine.table.get(terminal.foreground[-1]) if terminal.foreground else None
+                if front is not None:
+                    machine.launcher.signal(front, "TERM")
+            case _:
+                terminal.emit(Refused(E_ARG("one request per connection").reply()))
+
+
+async def _read_log(machine: Machine, pid: int) -> LogReply:
+    """A process's output and its calls."""
+    await machine.db.flush()
+    output = await read_output(machine.db, pid)
+    rows = await load(machine.db, pid)
+    if await processes.get(machine.db, pid) is None:
+        raise E_ARG(f"there is no process {pid}", field="pid")
+    return LogReply(
+        pid,
+        output,
+        tuple(
+            LogRow(
+                row.strand,
+                row.seq,
+                row.name,
+                row.state,
+                row.started_at,
+                row.ended_at,
+                _summarize(row.error or row.result or b""),
+            )
+            for row in rows
+        ),
+    )
+
+
+def _summarize(body: bytes) -> str:
+    """A journaled value as one short line."""
+    if not body:
+        return ""
+    text = msgspec.json.encode(msgspec.msgpack.decode(body)).decode()
+    return text if len(text) <= MAX_SUMMARY_CHARS else text[: MAX_SUMMARY_CHARS - 3] + "..."
+
+
+def _status(machine: Machine) -> StatusReply:
+    return StatusReply(
+        os.getpid(),
+        llmos.__version__,
+        str(machine.config.home),
+        machine.started_at,
+        len(machine.table),
+        machine.models.loaded(),
+    )

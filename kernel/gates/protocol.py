@@ -1,0 +1,1 @@
+from llmos.kernel.protocol import *  # noqa: F403

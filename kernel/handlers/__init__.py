@@ -1,0 +1,17 @@
+"""One sys_ function per row of the syscall table, found by its name."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from . import files, generation, memory, people, processes, tools, values
+from .trap import Effect, Trap
+
+Handler = Callable[[Trap, Any], Awaitable[Any]]
+HANDLERS: dict[str, Handler] = {
+    name.removeprefix("sys_"): handler
+    for group in (files, generation, memory, people, processes, tools, values)
+    for name, handler in vars(group).items()
+    if name.startswith("sys_")
+}
+
+__all__ = ["HANDLERS", "Effect", "Handler", "Trap"]

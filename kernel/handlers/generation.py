@@ -1,0 +1,96 @@
+"""Generation: `generate`."""
+
+from contextlib import aclosing
+
+import anyio
+import msgspec
+
+from llmos.memory.db import Connection
+from llmos.memory.journal import append_output
+from llmos.syscalls.errors import E_ARG
+from llmos.syscalls.generate import Generate, Generation
+from llmos.syscalls.types import Sampling
+
+from ..drivers.driver import Finished, GenerationJob
+from ..models import Model
+from ..process import Process
+from ..protocol import Notice, Output
+from .trap import Effect, Trap
+
+
+async def sys_generate(trap: Trap, call: Generate) -> Effect:
+    """Run a generation; its text is streamed to the app or the output as it comes."""
+    machine, process = trap.machine, trap.process
+    name = call.model or process.model
+    messages = call.messages
+    if call.context is not None:
+        messages = await machine.memory.context_read(process.pid, call.context) + messages
+    if not messages:
+        raise E_ARG("there is no message to answer", field="messages")
+    model = machine.models.get(name)
+    await _load(process, name, model)
+    sampling = _decide_sampling(trap, call.sampling)
+    tools = machine.tools.specs(call.tools)
+    job = GenerationJob(messages, tools, sampling, process.pid, process.tenant)
+    process.num_generating += 1
+    try:
+        finished = await _stream(trap, call, model, job)
+    finally:
+        process.num_generating -= 1
+    return _finish(trap, call, name, finished, sampling.seed or 0)
+
+
+async def _load(process: Process, name: str, model: Model) -> None:
+    """Load the model if it is not, and say so to whoever waits for it."""
+    if model.info is None:
+        process.terminal.emit(Notice(f"loading model {name}"))
+        await model.load()
+
+
+def _decide_sampling(trap: Trap, sampling: Sampling) -> Sampling:
+    """Give the call its seed, and no more tokens than the process may still make."""
+    process = trap.process
+    seed = process.seed(trap.strand, trap.seq) if sampling.seed is None else sampling.seed
+    max_tokens = sampling.max_tokens or trap.machine.config.max_tokens_default
+    budget = process.capabilities.generate.max_tokens
+    if budget is not None:
+        left = budget - process.completion_tokens
+        max_tokens = min(left, max_tokens)
+    return msgspec.structs.replace(sampling, seed=seed, max_tokens=max_tokens)
+
+
+async def _stream(trap: Trap, call: Generate, model: Model, job: GenerationJob) -> Finished:
+    """Pass text on as it comes. A cancel leaves what came in `trap.partial`."""
+    process, parts = trap.process, list[str]()
+    try:
+        async with aclosing(model.driver.generate(job)) as deltas:
+            async for delta in deltas:
+                if isinstance(delta, Finished):
+                    return delta
+                parts.append(delta.text)
+                if call.stream:
+                    await trap.send_text(delta.text)
+                if call.show:
+                    process.terminal.emit(Output(process.pid, delta.text))
+    except anyio.get_cancelled_exc_class():
+        trap.partial = "".join(parts)
+        raise
+    raise AssertionError("a driver's last item is Finished")
+
+
+def _finish(trap: Trap, call: Generate, name: str, finished: Finished, seed: int) -> Effect:
+    """Keep what was shown as output, in one transaction with the result."""
+    process = trap.process
+    process.prompt_tokens += finished.usage.prompt_tokens
+    process.completion_tokens += finished.usage.completion_tokens
+    reply = Generation(
+        finished.text, finished.tool_calls, finished.finish_reason, finished.usage, name, seed
+    )
+
+    def apply(connection: Connection) -> Generation:
+        if call.show:
+            append_output(connection, process.pid, finished.text)
+        return reply
+
+    process.num_printed_chars += len(finished.text) if call.show else 0
+    return Effect(apply)

@@ -1,0 +1,76 @@
+"""Contexts and notes: `context_*`, `remember`, `recall`, `forget`."""
+
+from llmos.syscalls.errors import E_PERM
+from llmos.syscalls.memory import (
+    ContextAppend,
+    ContextCreate,
+    ContextCreated,
+    ContextLength,
+    ContextMessages,
+    ContextRead,
+    Forget,
+    Forgotten,
+    Recall,
+    Recalled,
+    Remember,
+    Remembered,
+)
+
+from .trap import Effect, Trap
+
+
+async def sys_context_create(trap: Trap, call: ContextCreate) -> Effect:
+    """Start a context of this process."""
+    memory, pid = trap.machine.memory, trap.process.pid
+    return Effect(lambda c: ContextCreated(memory.context_create(c, pid, call.messages)))
+
+
+async def sys_context_append(trap: Trap, call: ContextAppend) -> Effect:
+    """Add messages to a context of this process."""
+    memory, pid = trap.machine.memory, trap.process.pid
+    return Effect(
+        lambda c: ContextLength(memory.context_append(c, pid, call.context, call.messages))
+    )
+
+
+async def sys_context_read(trap: Trap, call: ContextRead) -> ContextMessages:
+    """A context's messages."""
+    messages = await trap.machine.memory.context_read(trap.process.pid, call.context)
+    return ContextMessages(messages)
+
+
+async def sys_remember(trap: Trap, call: Remember) -> Effect:
+    """Keep a note."""
+    space = call.space or _default_space(trap)
+    memory, tenant, pid = trap.machine.memory, trap.process.tenant, trap.process.pid
+    at = trap.started_at
+
+    return Effect(
+        lambda c: Remembered(
+            memory.remember(
+                c, tenant, space, call.text, kind=call.kind, role=call.role, session=str(pid), at=at
+            )
+        )
+    )
+
+
+async def sys_recall(trap: Trap, call: Recall) -> Recalled:
+    """The notes that answer a query."""
+    readable = trap.process.capabilities.memory.read
+    spaces = (call.space,) if call.space else readable
+    notes = await trap.machine.memory.recall(trap.process.tenant, spaces, call.query, call.limit)
+    return Recalled(tuple(notes))
+
+
+async def sys_forget(trap: Trap, call: Forget) -> Effect:
+    """Make a note unfindable."""
+    space = call.space or _default_space(trap)
+    memory, tenant = trap.machine.memory, trap.process.tenant
+    return Effect(lambda c: Forgotten(memory.forget(c, tenant, space, call.uid)))
+
+
+def _default_space(trap: Trap) -> str:
+    writable = trap.process.capabilities.memory.write
+    if not writable:
+        raise E_PERM("the manifest names no memory space to write", field="space")
+    return writable[0]

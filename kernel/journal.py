@@ -1,0 +1,111 @@
+"""The journal: what is written of a call, before it, with it and after it.
+
+INTENT rows say that a call began, DONE and FAILED rows how it ended. Rows are written in order by
+the store's one writer, so a row that is durable proves every row before it durable.
+"""
+
+import hashlib
+from collections.abc import Callable
+from typing import Literal
+
+import msgspec
+
+from llmos.memory.db import Connection, Database
+from llmos.memory.journal import JournalRow, finish_row, insert_row
+from llmos.syscalls.errors import ErrorReply
+from llmos.syscalls.table import Syscall
+from llmos.syscalls.wire import encode
+
+from .clock import Clock
+from .process import Process
+
+Ending = Literal["DONE", "FAILED", "IN_DOUBT", "CANCELLED"]
+DIGEST_BYTES = 16
+
+
+def digest_call(call: msgspec.Struct) -> bytes:
+    """BLAKE2b of a call in canonical msgpack: fields by name, in the order of the struct."""
+    return hashlib.blake2b(encode(call), digest_size=DIGEST_BYTES).digest()
+
+
+class Entry:
+    """One call's row while the call runs."""
+
+    def __init__(self, journal: "Journal", row: JournalRow, begun: bool) -> None:
+        self._journal = journal
+        self._row = row
+        self._begun = begun
+
+    async def begin(self, *, durable: bool) -> None:
+        """Write the INTENT row; with `durable`, wait until a crash cannot lose it."""
+        if self._begun:
+            return
+        self._begun = True
+        row = self._row
+        if durable:
+            await self._journal.db.write(lambda connection: insert_row(connection, row))
+        else:
+            self._journal.db.write_nowait(lambda connection: insert_row(connection, row))
+
+    def end_in(self, connection: Connection, state: Ending, body: bytes) -> None:
+        """Write the ending inside a transaction of the caller's."""
+        result, error = (body, None) if state == "DONE" else (None, body)
+        ended_at = self._journal.clock.now()
+        row = self._row
+        if self._begun:
+            finish_row(connection, row.pid, row.strand, row.seq, state, result, error, ended_at)
+        else:
+            ended = msgspec.structs.replace(
+                row, state=state, result=result, error=error, ended_at=ended_at
+            )
+            insert_row(connection, ended)
+
+    def end(self, state: Ending, body: bytes) -> None:
+        """Queue the ending; it is durable before anything that is written after it."""
+        self._journal.db.write_nowait(lambda connection: self.end_in(connection, state, body))
+
+    def fail(self, error: ErrorReply, state: Ending = "FAILED") -> None:
+        """Queue an error as the ending."""
+        self.end(state, encode(error))
+
+    async def commit(self, effect: Callable[[Connection], bytes]) -> bytes:
+        """Do the effect and write DONE with its result in one transaction; returns the result."""
+
+        def transaction(connection: Connection) -> bytes:
+            result = effect(connection)
+            self.end_in(connection, "DONE", result)
+            return result
+
+        return await self._journal.db.write(transaction)
+
+
+class Journal:
+    """Makes entries; the store keeps them."""
+
+    def __init__(self, db: Database, clock: Clock) -> None:
+        self.db = db
+        self.clock = clock
+
+    def entry(
+        self, process: Process, strand: str, seq: int, row: Syscall, effect: str, digest: bytes
+    ) -> Entry:
+        """The entry of a call that is about to run; `begun` if a replay found its INTENT."""
+        found = process.journaled.get((strand, seq))
+        if found is not None:
+            return Entry(self, found, begun=True)
+        fresh = JournalRow(
+            pid=process.pid,
+            strand=strand,
+            seq=seq,
+            name=row.name,
+            effect=effect,
+            digest=digest,
+            state="INTENT",
+            result=None,
+            error=None,
+            label="",
+            code_hash=process.manifest.version,
+            started_at=self.clock.now(),
+            ended_at=None,
+        )
+        return Entry(self, fresh, begun=False)

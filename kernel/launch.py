@@ -1,0 +1,257 @@
+"""Launch: from an app's name to a running process, and from its end to a record.
+
+The launcher owns a process's life cycle. It starts a task per process: fork, serve its calls,
+reap, write how it ended, tell who waits.
+"""
+
+import logging
+import os
+import secrets
+import signal
+import socket
+from pathlib import Path
+
+import anyio
+import msgspec
+from anyio.abc import UNIXSocketStream
+
+from llmos.memory import processes
+from llmos.memory.db import Connection
+from llmos.memory.journal import load
+from llmos.syscalls.errors import E_APP, E_ARG, E_CANCELLED, E_STORAGE, ErrorReply
+from llmos.syscalls.process import ExitStatus, ProcessExit, SignalName
+from llmos.syscalls.runtime import EXIT_FAILED, EXIT_KILLED, Program
+from llmos.syscalls.wire import Deliver, Exit, encode_frame
+
+from .capability import narrow
+from .gates.app import serve_app
+from .listing import decode_spec
+from .machine import Birth, Machine
+from .manifest import find_app
+from .process import TENANT, Process, ProcessSpec
+from .protocol import Notice
+from .terminal import Terminal
+from .zygote import Zygote
+
+TOKEN_BYTES = 16
+MAX_LOG_TAIL_BYTES = 4096
+logger = logging.getLogger(__name__)
+
+
+class Launcher:
+    """Starts, signals and ends processes. See machine.Launcher for the contract."""
+
+    def __init__(self, machine: Machine, zygote: Zygote) -> None:
+        self._machine = machine
+        self._zygote = zygote
+        self._streams: dict[int, UNIXSocketStream] = {}
+
+    # -- birth
+
+    def prepare(
+        self,
+        app: str,
+        argv: tuple[str, ...],
+        *,
+        workspace: str,
+        readable: tuple[str, ...],
+        model: str | None,
+        parent: Process | None,
+    ) -> Birth:
+        """Check what can be wrong with a new process. Raises E_ARG, E_PERM or E_LIMIT."""
+        if not os.path.isdir(workspace):
+            raise E_ARG(f"there is no folder {workspace}", field="workspace")
+        manifest = find_app(app, Path(workspace))
+        capabilities = manifest.capabilities
+        if parent is not None:
+            capabilities = narrow(parent.capabilities, capabilities)
+        name = manifest.name if manifest.packaged else str(manifest.folder)
+        spec = ProcessSpec(
+            name,
+            argv,
+            workspace,
+            readable,
+            model or self._machine.config.model,
+            secrets.token_hex(TOKEN_BYTES),
+            capabilities,
+        )
+        return Birth(manifest, parent.pid if parent is not None else None, spec)
+
+    def record(self, connection: Connection, birth: Birth) -> int:
+        """Write the new process's record; returns its pid."""
+        return processes.create_row(
+            connection,
+            app=birth.manifest.name,
+            spec=msgspec.msgpack.encode(birth.spec),
+            tenant=TENANT,
+            model=birth.spec.model,
+            state="NEW",
+            parent=birth.parent,
+            created_at=self._machine.clock.now(),
+        )
+
+    def start(self, pid: int, birth: Birth, terminal: Terminal) -> Process:
+        """Bring a recorded process to life."""
+        process = Process(pid, birth.parent, birth.manifest, birth.spec, self._machine.clock.now())
+        process.terminal = terminal
+        self._machine.table.add(process)
+        self._machine.tasks.start_soon(self._live, process)
+        return process
+
+    async def resume(self, pid: int, terminal: Terminal) -> Process:
+        """Bring a process back whose kernel died; E_ARG if there is none to bring back."""
+        if self._machine.table.get(pid) is not None:
+            raise E_ARG(f"process {pid} is running", field="pid")
+        record = await processes.get(self._machine.db, pid)
+        if record is None:
+            raise E_ARG(f"there is no process {pid}", field="pid")
+        if record.ended_at is not None:
+            raise E_ARG(f"process {pid} has ended", field="pid")
+        spec = decode_spec(record)
+        rows = await load(self._machine.db, pid)
+        manifest = find_app(spec.app, Path(spec.workspace))
+        process = self.start(pid, Birth(manifest, record.parent, spec), terminal)
+        process.journaled = {(row.strand, row.seq): row for row in rows}
+        process.prompt_tokens = record.prompt_tokens
+        process.completion_tokens = record.completion_tokens
+        finished = sum(row.state == "DONE" for row in rows)
+        terminal.emit(Notice(f"process {pid} goes on after {finished} finished calls"))
+        return process
+
+    # -- life
+
+    async def _live(self, process: Process) -> None:
+        """A process's whole life in this kernel."""
+        ours, theirs = socket.socketpair()
+        token = secrets.token_hex(TOKEN_BYTES)
+        ending: Exit | None = None
+        async with await UNIXSocketStream.from_socket(ours) as stream:
+            self._streams[process.pid] = stream
+            try:
+                await self._zygote.fork(self._program(process, token), theirs)
+            except OSError as error:
+                ending = Exit(1, error=E_APP(f"the zygote cannot start apps: {error}").reply())
+            else:
+                ending = await serve_app(self._machine, process, stream, token)
+                await self._reap(process)
+        del self._streams[process.pid]
+        await self._bury(process, ending)
+
+    def _program(self, process: Process, token: str) -> Program:
+        module, function, folder = process.manifest.program()
+        return Program(
+            process.pid,
+            token,
+            module,
+            function,
+            folder,
+            process.spec.workspace,
+            str(self.log_path(process.pid)),
+        )
+
+    def log_path(self, pid: int) -> Path:
+        """Where an app's own stdout and stderr go."""
+        return self._machine.config.logs / f"{pid}.log"
+
+    async def _reap(self, process: Process) -> None:
+        """Wait for the OS process; one that stays after it has said goodbye is killed."""
+        with anyio.move_on_after(self._machine.config.kill_grace_seconds):
+            await self._zygote.wait(process.pid)
+            return
+        self._zygote.send_signal(process.pid, signal.SIGKILL)
+        await self._zygote.wait(process.pid)
+
+    # -- signals
+
+    def signal(self, process: Process, name: SignalName) -> None:
+        """Deliver a signal. STOP and CONT act on the code and on its generations alike."""
+        match name:
+            case "STOP":
+                process.state = "STOPPED"
+                self._machine.models.pause(process.pid)
+                self._zygote.send_signal(process.pid, signal.SIGSTOP)
+            case "CONT":
+                process.state = "READY"
+                self._zygote.send_signal(process.pid, signal.SIGCONT)
+                self._machine.models.resume(process.pid)
+            case "TERM":
+                self._machine.tasks.start_soon(self._terminate, process)
+            case "KILL":
+                process.killed_by = process.killed_by or name
+                self._cancel_calls(process)
+                self._zygote.send_signal(process.pid, signal.SIGKILL)
+
+    async def _terminate(self, process: Process) -> None:
+        """Cancel what is in flight, ask the app to end, and kill it if it does not in time."""
+        process.killed_by = process.killed_by or "TERM"
+        self._cancel_calls(process)
+        self._zygote.send_signal(process.pid, signal.SIGCONT)
+        stream = self._streams.get(process.pid)
+        with anyio.move_on_after(self._machine.config.kill_grace_seconds):
+            if stream is not None:
+                try:
+                    await stream.send(encode_frame(Deliver("TERM")))
+                except (anyio.BrokenResourceError, anyio.ClosedResourceError):
+                    return
+            await process.ended.wait()
+            return
+        self._zygote.send_signal(process.pid, signal.SIGKILL)
+
+    def _cancel_calls(self, process: Process) -> None:
+        for scope in process.in_flight.values():
+            scope.cancel()
+
+    # -- end
+
+    async def _bury(self, process: Process, ending: Exit | None) -> None:
+        """Write how the process ended, then tell who waits; its children end with it."""
+        machine = self._machine
+        process.exit, process.error = self._judge(process, ending)
+        try:
+            await self._write_end(process, process.exit)
+        except E_STORAGE as error:
+            logger.warning("the end of process %d is not stored: %s", process.pid, error)
+            process.error = process.error or error.reply()
+        process.state = "ZOMBIE"
+        machine.table.remove(process)
+        if process.pid in process.terminal.foreground:
+            process.terminal.foreground.remove(process.pid)
+        process.ended.set()
+        for child in machine.table.children(process.pid):
+            self.signal(child, "TERM")
+
+    async def _write_end(self, process: Process, ended: ProcessExit) -> None:
+        await processes.update(
+            self._machine.db,
+            process.pid,
+            state="ZOMBIE",
+            exit_status=ended.status,
+            exit_code=ended.code,
+            result=ended.result,
+            ended_at=self._machine.clock.now(),
+            prompt_tokens=process.prompt_tokens,
+            completion_tokens=process.completion_tokens,
+        )
+
+    def _judge(
+        self, process: Process, ending: Exit | None
+    ) -> tuple[ProcessExit, ErrorReply | None]:
+        """What an ending means, and the error to show."""
+        status: ExitStatus = "exited"
+        if process.killed_by is not None:
+            killed = E_CANCELLED(f"process {process.pid} was ended by {process.killed_by}")
+            return ProcessExit(process.pid, "killed", EXIT_KILLED), killed.reply()
+        if ending is None:
+            crash = E_APP(f"the app crashed: {self._last_words(process.pid)}")
+            return ProcessExit(process.pid, "failed", EXIT_FAILED), crash.reply()
+        if ending.code != 0:
+            status = "failed"
+        return ProcessExit(process.pid, status, ending.code, ending.result), ending.error
+
+    def _last_words(self, pid: int) -> str:
+        """The last line that an app wrote to stderr, which is where a traceback says why."""
+        path = self.log_path(pid)
+        with path.open("rb") as log:
+            log.seek(max(0, path.stat().st_size - MAX_LOG_TAIL_BYTES))
+            lines = log.read().decode(errors="replace").strip().splitlines()
+        return f"{lines[-1].strip()} (log: {path})" if lines else f"no message (log: {path})"

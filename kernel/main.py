@@ -1,0 +1,92 @@
+"""Boot: bring the kernel up, a line per part, in this order."""
+
+import fcntl
+import logging
+import os
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+
+import anyio
+
+from llmos.memory.db import Database
+from llmos.memory.manager import MemoryManager
+from llmos.syscalls.errors import E_STORAGE
+from llmos.syscalls.tasks import running
+
+from .clock import Clock, SystemClock
+from .config import Config
+from .gates.control import open_control_gate
+from .journal import Journal
+from .launch import Launcher
+from .machine import Machine
+from .models import Models
+from .process import ProcessTable
+from .tools.builtin import BUILTIN_TOOLS
+from .tools.registry import Registry
+from .zygote import Zygote
+
+
+@asynccontextmanager
+async def boot(config: Config) -> AsyncIterator[Machine]:
+    """Bring the kernel up; it runs while the context lasts.
+
+    Processes that live when it ends are left as they are in the store, to be resumed. Raises
+    E_STORAGE when another kernel holds the state directory or the store cannot be opened.
+    """
+    with hold_state(config), log_to_file(config):
+        zygote = Zygote.start(os.environ)  # before any thread or database exists
+        db = Database.open(config.database)
+        machine = assemble(config, SystemClock(), db)
+        machine.launcher = Launcher(machine, zygote)
+        try:
+            async with running(machine.tasks), open_control_gate(machine):
+                machine.tasks.start_soon(zygote.watch)
+                yield machine
+        finally:
+            zygote.close()
+            with anyio.CancelScope(shield=True):
+                await machine.models.aclose()
+                await db.aclose()
+
+
+def assemble(config: Config, clock: Clock, db: Database) -> Machine:
+    """Put the parts together that need no other OS process."""
+    return Machine(
+        config=config,
+        clock=clock,
+        db=db,
+        memory=MemoryManager(db),
+        journal=Journal(db, clock),
+        models=Models(config),
+        tools=Registry(BUILTIN_TOOLS),
+        table=ProcessTable(),
+        started_at=clock.now(),
+        tasks=anyio.create_task_group(),
+    )
+
+
+@contextmanager
+def hold_state(config: Config) -> Iterator[None]:
+    """One kernel per state directory: hold its lock. E_STORAGE when another one does."""
+    with config.lock.open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise E_STORAGE(f"another kernel runs on {config.home}; stop it: llmos stop") from None
+        yield
+
+
+@contextmanager
+def log_to_file(config: Config) -> Iterator[None]:
+    """What the kernel has to say goes to a file, not to somebody's terminal."""
+    config.logs.mkdir(mode=0o700, exist_ok=True)
+    handler = logging.FileHandler(config.logs / "kernel.log")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logger = logging.getLogger("llmos")
+    logger.addHandler(handler)
+    logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        handler.close()

@@ -1,0 +1,77 @@
+"""Models by name: which there are, and the one driver that runs each of them.
+
+`demo` is the demonstration model that comes with llmos, `echo` repeats what it hears; every other
+name is a folder or a hub id that transformers can load.
+"""
+
+from pathlib import Path
+
+import anyio
+
+import llmos
+
+from .config import Config
+from .drivers.driver import Driver, ModelInfo
+from .drivers.echo import EchoDriver
+from .drivers.local import LocalDriver
+
+DEMO_FOLDER = Path(llmos.__file__).parent / "demo_model"
+DESCRIPTIONS = {
+    "demo": "the small demonstration model that comes with llmos",
+    "echo": "repeats the last message; needs no weights",
+}
+
+
+class Model:
+    """One model: its driver, and what it turned out to be once it is loaded."""
+
+    def __init__(self, driver: Driver) -> None:
+        self.driver = driver
+        self.info: ModelInfo | None = None
+        self._loading = anyio.Lock()
+
+    async def load(self) -> ModelInfo:
+        """Load it if it is not. Several may wait at once. Raises E_MODEL."""
+        async with self._loading:
+            if self.info is None:
+                self.info = await self.driver.start()
+            return self.info
+
+
+class Models:
+    """The models that are in use."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._by_name: dict[str, Model] = {}
+
+    def get(self, name: str) -> Model:
+        """The model of this name; it may not be loaded yet."""
+        if name not in self._by_name:
+            self._by_name[name] = Model(self._new_driver(name))
+        return self._by_name[name]
+
+    def _new_driver(self, name: str) -> Driver:
+        if name == "echo":
+            return EchoDriver()
+        path = str(DEMO_FOLDER) if name == "demo" else name
+        return LocalDriver(path, log=self._config.logs / "executor.log")
+
+    def loaded(self) -> tuple[str, ...]:
+        """The names of the models that are loaded."""
+        return tuple(name for name, model in self._by_name.items() if model.info is not None)
+
+    def pause(self, pid: int) -> None:
+        """Hold a process's generations, wherever they run."""
+        for model in self._by_name.values():
+            model.driver.pause(pid)
+
+    def resume(self, pid: int) -> None:
+        """Let a process's generations go on."""
+        for model in self._by_name.values():
+            model.driver.resume(pid)
+
+    async def aclose(self) -> None:
+        """Give back every model."""
+        for model in self._by_name.values():
+            await model.driver.aclose()

@@ -1,0 +1,142 @@
+"""The process: its control block and the table of live ones.
+
+Who may write what: fields under "identity" are fixed at start; the launcher writes the life cycle;
+the dispatcher writes calls and usage. Everything durable about a process is in the store; this is
+what only a live one has.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import anyio
+import msgspec
+
+from llmos.memory.journal import JournalRow
+from llmos.syscalls.errors import ErrorReply
+from llmos.syscalls.process import ProcessExit, ProcessInfo, State
+
+from .capability import Capabilities
+from .manifest import Manifest
+from .terminal import NOBODY, Terminal
+from .workspace import Workspace
+
+MAX_CALLS_IN_FLIGHT = 256
+TENANT = "local"
+
+
+class ProcessSpec(msgspec.Struct, frozen=True):
+    """What is needed to start a process again; stored with its record.
+
+    `salt` makes the process's random draws its own and the same after a restart.
+    """
+
+    app: str
+    argv: tuple[str, ...]
+    workspace: str
+    readable: tuple[str, ...]
+    model: str
+    salt: str
+    capabilities: Capabilities
+
+
+class Process:
+    """A process's control block."""
+
+    def __init__(
+        self, pid: int, parent: int | None, manifest: Manifest, spec: ProcessSpec, started_at: float
+    ) -> None:
+        # identity
+        self.pid = pid
+        self.parent = parent
+        self.manifest = manifest
+        self.spec = spec
+        self.capabilities = spec.capabilities
+        self.workspace = Workspace(Path(spec.workspace), tuple(map(Path, spec.readable)))
+        self.model = spec.model
+        self.tenant = TENANT
+        self.started_at = started_at
+        # life cycle
+        self.state: State = "NEW"
+        self.os_pid: int | None = None
+        self.terminal: Terminal = NOBODY
+        self.killed_by: str | None = None
+        self.exit: ProcessExit | None = None
+        self.error: ErrorReply | None = None
+        self.ended = anyio.Event()
+        # calls
+        self.journaled: dict[tuple[str, int], JournalRow] = {}
+        self.next_seq: dict[str, int] = {}
+        self.in_flight: dict[tuple[str, int], anyio.CancelScope] = {}
+        self.num_generating = 0
+        # usage
+        self.prompt_tokens = 0
+        self.completion_tokens = 0
+        self.num_printed_chars = 0
+
+    def seed(self, strand: str, seq: int) -> int:
+        """The seed of a call that names none: the same after a restart, unlike any other call's."""
+        name = f"{self.spec.salt}/{self.pid}/{strand}/{seq}".encode()
+        return int.from_bytes(hashlib.blake2b(name, digest_size=8).digest(), "big") >> 1
+
+    def info(self) -> ProcessInfo:
+        """This process as `ps` shows it."""
+        return ProcessInfo(
+            self.pid,
+            self.parent,
+            self.spec.app,
+            self.spec.argv,
+            self.visible_state(),
+            self.model,
+            self.started_at,
+            None,
+            None,
+            None,
+            self.prompt_tokens,
+            self.completion_tokens,
+        )
+
+    def visible_state(self) -> State:
+        """RUNNING while a generation runs, WAITING while only other calls do."""
+        if self.state != "READY":
+            return self.state
+        if self.num_generating:
+            return "RUNNING"
+        return "WAITING" if self.in_flight else "READY"
+
+
+class ProcessTable:
+    """The live processes by pid."""
+
+    def __init__(self) -> None:
+        self._by_pid: dict[int, Process] = {}
+        self._changed = anyio.Event()
+
+    def add(self, process: Process) -> None:
+        """A process comes to life."""
+        self._by_pid[process.pid] = process
+
+    def remove(self, process: Process) -> None:
+        """A process has ended."""
+        del self._by_pid[process.pid]
+        self._changed.set()
+        self._changed = anyio.Event()
+
+    def get(self, pid: int) -> Process | None:
+        """The live process of this pid, if there is one."""
+        return self._by_pid.get(pid)
+
+    def children(self, pid: int) -> list[Process]:
+        """The live children of a process."""
+        return [process for process in self._by_pid.values() if process.parent == pid]
+
+    async def wait_empty(self) -> None:
+        """Wait until no process lives."""
+        while self._by_pid:
+            await self._changed.wait()
+
+    def __iter__(self) -> Iterator[Process]:
+        return iter(list(self._by_pid.values()))
+
+    def __len__(self) -> int:
+        return len(self._by_pid)

@@ -1,0 +1,194 @@
+"""The control protocol: what a terminal says to the kernel and what it hears.
+
+Frames of llmos.syscalls.wire over the kernel's Unix socket. A connection is a terminal: it makes
+one request; a Run is followed by events until Ended or Refused, everything else by one answer.
+"""
+
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from llmos.syscalls.errors import ErrorReply
+from llmos.syscalls.process import (
+    MAX_ARGUMENTS,
+    Argument,
+    ProcessExit,
+    ProcessList,
+    Signalled,
+    SignalName,
+)
+from llmos.syscalls.types import Name, Path, Pid, Text
+
+
+class Run(msgspec.Struct, frozen=True, tag="run"):
+    """Start an app; with `detach` the terminal gets Started and leaves.
+
+    `workspace` is an absolute folder. `readable` are absolute paths of files that the person named
+    on the command line: the process may read these wherever they are.
+    """
+
+    app: Path
+    argv: Annotated[tuple[Argument, ...], Meta(max_length=MAX_ARGUMENTS)]
+    workspace: Path
+    readable: Annotated[tuple[Path, ...], Meta(max_length=MAX_ARGUMENTS)] = ()
+    model: Name | None = None
+    detach: bool = False
+
+
+class Resume(msgspec.Struct, frozen=True, tag="resume"):
+    """Let a process whose kernel died go on; the terminal becomes its terminal."""
+
+    pid: Pid
+
+
+class Input(msgspec.Struct, frozen=True, tag="input"):
+    """The answer to Asked; None is the end of input."""
+
+    ask: int
+    text: Text | None
+
+
+class Interrupt(msgspec.Struct, frozen=True, tag="interrupt"):
+    """Ctrl-C: TERM to the terminal's foreground process."""
+
+
+class ListProcesses(msgspec.Struct, frozen=True, tag="ps"):
+    """Answered by a ProcessListing, newest last."""
+
+    limit: Annotated[int, Meta(ge=1, le=10_000)] = 100
+
+
+class ReadLog(msgspec.Struct, frozen=True, tag="log"):
+    """Answered by a LogReply."""
+
+    pid: Pid
+
+
+class Kill(msgspec.Struct, frozen=True, tag="kill"):
+    """Answered by a KillReply."""
+
+    pid: Pid
+    name: SignalName = "TERM"
+
+
+class ReadStatus(msgspec.Struct, frozen=True, tag="status"):
+    """Answered by a StatusReply."""
+
+
+class Shutdown(msgspec.Struct, frozen=True, tag="shutdown"):
+    """Stop the kernel; answered by a StatusReply before it goes."""
+
+
+class Started(msgspec.Struct, frozen=True, tag="started"):
+    """The process exists."""
+
+    pid: int
+
+
+class Output(msgspec.Struct, frozen=True, tag="output"):
+    """Text that a process wrote."""
+
+    pid: int
+    text: str
+
+
+class Asked(msgspec.Struct, frozen=True, tag="asked"):
+    """A process asks the person; answer with Input of the same `ask`."""
+
+    ask: int
+    pid: int
+    prompt: str
+    choices: tuple[str, ...] = ()
+
+
+class ToolRan(msgspec.Struct, frozen=True, tag="tool"):
+    """A tool was called and answered, or failed (`text` is then the error's message)."""
+
+    pid: int
+    name: str
+    arguments: str
+    text: str
+    failed: bool
+    seconds: float
+
+
+class Notice(msgspec.Struct, frozen=True, tag="notice"):
+    """Something that takes time, or that the person should know, in one line."""
+
+    text: str
+
+
+class Ended(msgspec.Struct, frozen=True, tag="ended"):
+    """The process that this terminal ran has ended. `printed` tells whether it wrote any output."""
+
+    exit: ProcessExit
+    error: ErrorReply | None
+    printed: bool
+
+
+class Refused(msgspec.Struct, frozen=True, tag="refused"):
+    """The request failed."""
+
+    error: ErrorReply
+
+
+class LogRow(msgspec.Struct, frozen=True):
+    """One journaled syscall as `llmos log` shows it."""
+
+    strand: str
+    seq: int
+    name: str
+    state: str
+    started_at: float
+    ended_at: float | None
+    summary: str
+
+
+class LogReply(msgspec.Struct, frozen=True, tag="log_reply"):
+    """What a process wrote, and its syscalls in order."""
+
+    pid: int
+    output: str
+    rows: tuple[LogRow, ...]
+
+
+class ProcessListing(msgspec.Struct, frozen=True, tag="ps_reply"):
+    """Processes, newest last."""
+
+    listing: ProcessList
+
+
+class KillReply(msgspec.Struct, frozen=True, tag="kill_reply"):
+    """Whether the process was alive to get the signal."""
+
+    reply: Signalled
+
+
+class StatusReply(msgspec.Struct, frozen=True, tag="status_reply"):
+    """The kernel's state: its OS process, live llmos processes, and models that are loaded."""
+
+    os_pid: int
+    version: str
+    home: str
+    started_at: float
+    num_processes: int
+    models: tuple[str, ...]
+
+
+FromTerminal = (
+    Run | Resume | Input | Interrupt | ListProcesses | ReadLog | Kill | ReadStatus | Shutdown
+)
+ToTerminal = (
+    Started
+    | Output
+    | Asked
+    | ToolRan
+    | Notice
+    | Ended
+    | Refused
+    | LogReply
+    | ProcessListing
+    | KillReply
+    | StatusReply
+)

@@ -1,0 +1,1 @@
+"""Tools that models and apps may call, and the registry that runs them."""

@@ -1,0 +1,1 @@
+"""The vocabulary that both sides share: calls, replies, errors, the wire, the SDK."""

@@ -1,0 +1,361 @@
+"""The SDK: every method of `System` is a syscall, `Context` is a conversation, `app` marks main.
+
+Calls are numbered within strands in program order, which is what makes a replay find each result
+again; `System.gather` gives every branch a strand of its own.
+"""
+
+import inspect
+import json
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from contextvars import ContextVar
+from typing import Any, TypeVar
+
+import anyio
+import msgspec
+
+from . import files, generate, ipc, memory, process, tool, values
+from .errors import SyscallError, raise_reply
+from .table import BY_REQUEST
+from .types import Message, Sampling
+from .wire import (
+    Cancel,
+    Chunk,
+    Deliver,
+    Failure,
+    FrameStream,
+    FromKernel,
+    Goodbye,
+    Reply,
+    Request,
+    Welcome,
+    decode,
+    encode,
+)
+
+MAX_TOOL_ROUNDS = 8
+T = TypeVar("T")
+Main = TypeVar("Main", bound=Callable[..., Coroutine[Any, Any, object]])
+OnText = Callable[[str], None]
+_from_kernel = msgspec.msgpack.Decoder(FromKernel)
+_reply_decoders = {row.name: msgspec.msgpack.Decoder(row.reply) for row in BY_REQUEST.values()}
+
+
+def app(main: Main) -> Main:
+    """Mark an app's entry point: an async function whose first parameter is the System."""
+    if not inspect.iscoroutinefunction(main):
+        raise TypeError(f"@app needs an async function; {main.__name__} is not")
+    if not inspect.signature(main).parameters:
+        raise TypeError(f"@app needs a function of the system; {main.__name__} has no parameter")
+    return main
+
+
+class Strand:
+    """A logical thread of calls: its name and what was numbered so far."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.next_seq = 0
+        self.next_child = 1
+
+    def child(self) -> "Strand":
+        """The next child strand, numbered in program order."""
+        name = f"{self.name}.{self.next_child}"
+        self.next_child += 1
+        return Strand(name)
+
+
+_strand: ContextVar[Strand] = ContextVar("strand")
+
+
+class _Pending:
+    """A call that waits for its reply."""
+
+    def __init__(self, on_text: OnText | None) -> None:
+        self.done = anyio.Event()
+        self.on_text = on_text
+        self.reply: Reply | Failure | None = None
+
+
+class System:
+    """The kernel as an app sees it. Every method is one syscall unless it says otherwise."""
+
+    def __init__(self, stream: FrameStream) -> None:
+        self._stream = stream
+        self._pending: dict[tuple[str, int], _Pending] = {}
+        self._root = Strand("0")
+
+    # -- transport
+
+    async def receive(self) -> Welcome | Deliver:
+        """Hand replies to their callers until a Welcome or a signal comes, and return that."""
+        while True:
+            frame: FromKernel = decode(await self._stream.receive(), _from_kernel)
+            match frame:
+                case Welcome() | Deliver():
+                    return frame
+                case Goodbye():
+                    raise_reply(frame.error)
+                case Chunk():
+                    pending = self._pending.get((frame.strand, frame.seq))
+                    if pending is not None and pending.on_text is not None:
+                        pending.on_text(frame.text)
+                case Reply() | Failure():
+                    pending = self._pending.get((frame.strand, frame.seq))
+                    if pending is not None:
+                        pending.reply = frame
+                        pending.done.set()
+
+    async def call(self, request: msgspec.Struct, on_text: OnText | None = None) -> Any:
+        """Make the syscall whose request this is; its typed error is raised."""
+        row = BY_REQUEST[type(request)]
+        strand = _strand.get(self._root)
+        key = (strand.name, strand.next_seq)
+        args = msgspec.Raw(encode(request))
+        strand.next_seq += 1
+        pending = self._pending[key] = _Pending(on_text)
+        try:
+            await self._stream.send(Request(*key, row.name, args))
+            await pending.done.wait()
+        except anyio.get_cancelled_exc_class():
+            with anyio.CancelScope(shield=True):
+                await self._stream.send(Cancel(*key))
+            raise
+        finally:
+            del self._pending[key]
+        if isinstance(pending.reply, Failure):
+            raise_reply(pending.reply.error)
+        assert pending.reply is not None
+        return decode(pending.reply.value, _reply_decoders[row.name])
+
+    async def gather(self, *branches: Awaitable[T]) -> list[T]:
+        """Run branches side by side, each in a strand of its own; results in argument order."""
+        parent = _strand.get(self._root)
+        results: list[Any] = [None] * len(branches)
+
+        async def run(index: int, branch: Awaitable[T], strand: Strand) -> None:
+            _strand.set(strand)
+            results[index] = await branch
+
+        async with anyio.create_task_group() as group:
+            for index, branch in enumerate(branches):
+                group.start_soon(run, index, branch, parent.child())
+        return results
+
+    # -- text
+
+    async def generate(
+        self,
+        prompt: str | Sequence[Message],
+        *,
+        system: str | None = None,
+        context: int | None = None,
+        tools: Sequence[str] = (),
+        model: str | None = None,
+        show: bool = False,
+        on_text: OnText | None = None,
+        **sampling: Any,
+    ) -> generate.Generation:
+        """Continue a conversation. Keyword arguments are the fields of Sampling."""
+        messages = [Message("user", prompt)] if isinstance(prompt, str) else list(prompt)
+        if system is not None:
+            messages.insert(0, Message("system", system))
+        if isinstance(sampling.get("stop"), list):
+            sampling["stop"] = tuple(sampling["stop"])
+        request = generate.Generate(
+            tuple(messages),
+            context,
+            tuple(tools),
+            Sampling(**sampling),
+            model,
+            on_text is not None,
+            show,
+        )
+        reply: generate.Generation = await self.call(request, on_text)
+        return reply
+
+    async def context(self, system: str | None = None) -> "Context":
+        """Start a stored context, with a system message if one is given."""
+        first = (Message("system", system),) if system else ()
+        created: memory.ContextCreated = await self.call(memory.ContextCreate(first))
+        return Context(self, created.context)
+
+    async def tool(self, name: str, **arguments: Any) -> str:
+        """Call a tool; its arguments are keywords."""
+        result: tool.ToolResult = await self.call(tool.Tool(name, json.dumps(arguments)))
+        return result.text
+
+    # -- memory
+
+    async def remember(
+        self, text: str, *, kind: memory.NoteKind = "note", role: str = "", space: str | None = None
+    ) -> str:
+        """Keep a note; returns its uid."""
+        kept: memory.Remembered = await self.call(memory.Remember(text, kind, role, space))
+        return kept.uid
+
+    async def recall(
+        self, query: str, *, limit: int = 8, space: str | None = None
+    ) -> tuple[memory.Note, ...]:
+        """The notes that answer a query, best first."""
+        found: memory.Recalled = await self.call(memory.Recall(query, limit, space))
+        return found.notes
+
+    async def forget(self, uid: str, *, space: str | None = None) -> bool:
+        """Make a note unfindable; False if there was none."""
+        gone: memory.Forgotten = await self.call(memory.Forget(uid, space))
+        return gone.existed
+
+    # -- people
+
+    async def print(self, *parts: object, end: str = "\n") -> None:
+        """Write to the process's output, like the builtin."""
+        await self.call(ipc.Print(" ".join(map(str, parts)) + end))
+
+    async def ask(self, prompt: str = "", *, choices: Sequence[str] = ()) -> str | None:
+        """Ask a person for a line; None at the end of input."""
+        answer: ipc.Answer = await self.call(ipc.Ask(prompt, tuple(choices)))
+        return answer.text
+
+    # -- processes
+
+    async def getpid(self) -> int:
+        """This process's number."""
+        reply: process.PidReply = await self.call(process.GetPid())
+        return reply.pid
+
+    async def spawn(
+        self,
+        app: str,
+        *argv: str,
+        model: str | None = None,
+        foreground: bool = False,
+    ) -> int:
+        """Start an app as a child; returns its pid."""
+        reply: process.PidReply = await self.call(process.Spawn(app, argv, model, foreground))
+        return reply.pid
+
+    async def wait(self, pid: int) -> process.ProcessExit:
+        """Wait for a child's end."""
+        reply: process.ProcessExit = await self.call(process.Wait(pid))
+        return reply
+
+    async def signal(self, pid: int, name: process.SignalName = "TERM") -> bool:
+        """Send a signal; False if the process had ended."""
+        reply: process.Signalled = await self.call(process.Signal(pid, name))
+        return reply.delivered
+
+    async def ps(self, limit: int = 100) -> tuple[process.ProcessInfo, ...]:
+        """The newest processes, newest last."""
+        reply: process.ProcessList = await self.call(process.Ps(limit))
+        return reply.processes
+
+    # -- time and chance
+
+    async def now(self) -> float:
+        """Unix seconds."""
+        reply: values.Time = await self.call(values.Now())
+        return reply.unix_seconds
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait; a restart waits only for the rest."""
+        await self.call(values.Sleep(seconds))
+
+    async def random(self) -> float:
+        """A number in [0, 1)."""
+        reply: values.RandomNumber = await self.call(values.Random())
+        return reply.number
+
+    async def uuid(self) -> str:
+        """A version 4 UUID."""
+        reply: values.UuidText = await self.call(values.Uuid())
+        return reply.text
+
+    # -- files
+
+    async def read_file(self, path: str) -> str:
+        """The whole text of a workspace file, read part by part."""
+        parts: list[str] = []
+        more, offset = True, 0
+        while more:
+            part: files.FileText = await self.call(files.ReadFile(path, offset))
+            parts.append(part.text)
+            offset += len(part.text)
+            more = part.more
+        return "".join(parts)
+
+    async def write_file(self, path: str, text: str) -> int:
+        """Replace a workspace file; returns its size in bytes."""
+        reply: files.FileWritten = await self.call(files.WriteFile(path, text))
+        return reply.size_bytes
+
+    async def list_files(self, path: str = ".") -> tuple[str, ...]:
+        """The names in a workspace folder."""
+        reply: files.FileList = await self.call(files.ListFiles(path))
+        return reply.names
+
+
+class Context:
+    """A stored conversation. It belongs to its process and survives it in the store."""
+
+    def __init__(self, system: System, number: int) -> None:
+        self.number = number
+        self._system = system
+
+    async def append(self, *messages: Message) -> None:
+        """Store messages at the end."""
+        await self._system.call(memory.ContextAppend(self.number, messages))
+
+    async def user(self, text: str) -> None:
+        """Store a user message."""
+        await self.append(Message("user", text))
+
+    async def messages(self) -> tuple[Message, ...]:
+        """All messages in order."""
+        reply: memory.ContextMessages = await self._system.call(memory.ContextRead(self.number))
+        return reply.messages
+
+    async def respond(
+        self,
+        text: str,
+        *,
+        prompt: str | None = None,
+        tools: Sequence[str] = (),
+        show: bool = False,
+        **sampling: Any,
+    ) -> str:
+        """Answer a user's message: generate, run the tools that are called, until there is text.
+
+        `prompt` is what the model sees in place of `text` for this turn (recalled notes and all);
+        what is stored is `text`, the calls, their results and the answer. Several syscalls.
+        """
+        turn = [Message("user", prompt or text)]
+        answer = await self._round(turn, tools, show, sampling)
+        for _ in range(MAX_TOOL_ROUNDS):
+            if not answer.tool_calls:
+                break
+            turn += await self._run_tools(answer)
+            answer = await self._round(turn, tools, show, sampling)
+        turn += [Message("assistant", answer.text)]
+        await self.append(Message("user", text), *turn[1:])
+        return answer.text
+
+    async def _round(
+        self, turn: list[Message], tools: Sequence[str], show: bool, sampling: dict[str, Any]
+    ) -> generate.Generation:
+        return await self._system.generate(
+            turn, context=self.number, tools=tools, show=show, **sampling
+        )
+
+    async def _run_tools(self, answer: generate.Generation) -> list[Message]:
+        """The calls and their results as messages; a tool's error is a result the model reads."""
+        messages = [Message("assistant", answer.text, answer.tool_calls)]
+        for wish in answer.tool_calls:
+            try:
+                result: tool.ToolResult = await self._system.call(
+                    tool.Tool(wish.name, wish.arguments)
+                )
+                text = result.text
+            except SyscallError as error:
+                text = f"error: {error.message}"
+            messages.append(Message("tool", text, name=wish.name, tool_call_id=wish.id))
+        return messages

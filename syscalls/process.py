@@ -1,0 +1,90 @@
+"""Calls about processes: `getpid`, `spawn`, `wait`, `signal`, `ps`."""
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from .types import Name, Path, Pid
+
+MAX_ARGUMENTS = 256
+SignalName = Literal["TERM", "KILL", "STOP", "CONT"]
+State = Literal["NEW", "READY", "RUNNING", "WAITING", "STOPPED", "EVICTED", "ZOMBIE"]
+ExitStatus = Literal["exited", "failed", "killed"]
+Argument = Annotated[str, Meta(max_length=65_536)]
+
+
+class GetPid(msgspec.Struct, frozen=True):
+    """The null call: who am I."""
+
+
+class PidReply(msgspec.Struct, frozen=True):
+    """A process's number."""
+
+    pid: int
+
+
+class Spawn(msgspec.Struct, frozen=True):
+    """Start an app as a child. With `foreground` it gets the terminal until it ends."""
+
+    app: Path
+    argv: Annotated[tuple[Argument, ...], Meta(max_length=MAX_ARGUMENTS)] = ()
+    model: Name | None = None
+    foreground: bool = False
+
+
+class Wait(msgspec.Struct, frozen=True):
+    """Wait until a child has ended."""
+
+    pid: Pid
+
+
+class ProcessExit(msgspec.Struct, frozen=True):
+    """How a process ended. `code` is its exit code, `result` what its main returned, as text."""
+
+    pid: int
+    status: ExitStatus
+    code: int
+    result: str = ""
+
+
+class Signal(msgspec.Struct, frozen=True):
+    """Send a signal to a process."""
+
+    pid: Pid
+    name: SignalName = "TERM"
+
+
+class Signalled(msgspec.Struct, frozen=True):
+    """Whether the process was alive to get it."""
+
+    delivered: bool
+
+
+class Ps(msgspec.Struct, frozen=True):
+    """List processes, newest last."""
+
+    limit: Annotated[int, Meta(ge=1, le=10_000)] = 100
+
+
+class ProcessInfo(msgspec.Struct, frozen=True):
+    """A process as `ps` shows it. Times are Unix seconds; tokens are its totals so far."""
+
+    pid: int
+    parent: int | None
+    app: str
+    argv: tuple[str, ...]
+    state: State
+    model: str
+    started_at: float
+    ended_at: float | None
+    exit_status: ExitStatus | None
+    exit_code: int | None
+    prompt_tokens: int
+    completion_tokens: int
+
+
+class ProcessList(msgspec.Struct, frozen=True):
+    """The processes that the caller may see."""
+
+    processes: tuple[ProcessInfo, ...]

@@ -1,0 +1,77 @@
+"""The values that calls and replies are made of, with their bounds."""
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+MAX_TEXT_CHARS = 1_000_000
+MAX_ARGUMENTS_CHARS = 65_536
+MAX_SEED = 2**63 - 1
+
+Pid = Annotated[int, Meta(ge=1, le=2**53)]
+Seq = Annotated[int, Meta(ge=0, le=2**53)]
+Strand = Annotated[str, Meta(pattern=r"^[0-9]{1,9}(\.[0-9]{1,9}){0,15}$")]
+Text = Annotated[str, Meta(max_length=MAX_TEXT_CHARS)]
+Name = Annotated[str, Meta(min_length=1, max_length=200)]
+Path = Annotated[str, Meta(min_length=1, max_length=4096)]
+JsonText = Annotated[str, Meta(min_length=2, max_length=MAX_ARGUMENTS_CHARS)]
+StopString = Annotated[str, Meta(min_length=1, max_length=256)]
+Role = Literal["system", "user", "assistant", "tool"]
+
+
+class ToolCall(msgspec.Struct, frozen=True):
+    """A model's wish to call a tool. `arguments` is the text of a JSON object."""
+
+    name: Name
+    arguments: JsonText
+    id: Annotated[str, Meta(max_length=200)] = ""
+
+
+class Message(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One message of a context. A `tool` message answers a call: `name` is the tool's."""
+
+    role: Role
+    content: Text = ""
+    tool_calls: Annotated[tuple[ToolCall, ...], Meta(max_length=64)] = ()
+    name: Annotated[str, Meta(max_length=200)] = ""
+    tool_call_id: Annotated[str, Meta(max_length=200)] = ""
+
+
+class ToolSpec(msgspec.Struct, frozen=True):
+    """A tool as a model sees it. `parameters` is the text of its JSON schema."""
+
+    name: Name
+    description: Text
+    parameters: JsonText
+
+
+class Sampling(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How tokens are drawn. None means the model's own default (its generation_config).
+
+    `temperature` 0 is greedy. `top_k` 0 means no bound. A `seed` of None lets the kernel draw one,
+    which the journal keeps: with the same seed and position the same token is drawn, whatever
+    else is in the batch. NaN and the infinities are outside every bound.
+    """
+
+    max_tokens: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None
+    temperature: Annotated[float, Meta(ge=0.0, le=2.0)] | None = None
+    top_p: Annotated[float, Meta(gt=0.0, le=1.0)] | None = None
+    top_k: Annotated[int, Meta(ge=0, le=1_000_000)] | None = None
+    min_p: Annotated[float, Meta(ge=0.0, le=1.0)] | None = None
+    repetition_penalty: Annotated[float, Meta(gt=0.0, le=10.0)] | None = None
+    presence_penalty: Annotated[float, Meta(ge=-2.0, le=2.0)] = 0.0
+    frequency_penalty: Annotated[float, Meta(ge=-2.0, le=2.0)] = 0.0
+    seed: Annotated[int, Meta(ge=0, le=MAX_SEED)] | None = None
+    stop: Annotated[tuple[StopString, ...], Meta(max_length=16)] = ()
+
+
+class Usage(msgspec.Struct, frozen=True):
+    """What a generation used, in tokens. `cached_tokens` of the prompt needed no prefill."""
+
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int
+
+
+FinishReason = Literal["stop", "length", "tool_calls"]

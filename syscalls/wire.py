@@ -1,0 +1,208 @@
+"""The wire: length-prefixed msgpack frames, and the one place where bytes become values.
+
+A frame is a 4-byte big-endian length and that many bytes of msgpack, at most MAX_FRAME_BYTES.
+A stream that breaks this rule cannot be read on and closes (E_FRAME); a frame that is not the
+expected value leaves the stream usable (E_DECODE, or E_ARG naming the field).
+"""
+
+import re
+import struct
+from typing import Annotated, Protocol, TypeVar
+
+import anyio
+import msgspec
+from msgspec import Meta
+
+from .errors import E_ARG, E_DECODE, E_FRAME, ErrorReply
+from .types import Name, Pid, Seq, Strand
+
+PROTOCOL_VERSION = 1
+MAX_FRAME_BYTES = 1 << 20
+FRAME_TIMEOUT_SECONDS = 10.0
+READ_BYTES = 65_536
+GONE = (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError)
+
+_LENGTH = struct.Struct(">I")
+_PLACE = re.compile(r" - at `(\$[^`]*)`$")
+_encoder = msgspec.msgpack.Encoder()
+T = TypeVar("T")
+
+
+class Hello(msgspec.Struct, frozen=True, tag="hello"):
+    """First frame of an app: the version it speaks, who it is, and its token."""
+
+    version: int
+    pid: Pid
+    token: Annotated[str, Meta(max_length=64)]
+
+
+class Request(msgspec.Struct, frozen=True, tag="call"):
+    """A syscall. `seq` counts from 0 within `strand`; `args` is the call's own struct."""
+
+    strand: Strand
+    seq: Seq
+    name: Name
+    args: msgspec.Raw
+
+
+class Cancel(msgspec.Struct, frozen=True, tag="cancel"):
+    """The app no longer waits for this call."""
+
+    strand: Strand
+    seq: Seq
+
+
+class Exit(msgspec.Struct, frozen=True, tag="exit"):
+    """Last frame of an app: what main returned, or why it did not."""
+
+    code: Annotated[int, Meta(ge=0, le=255)]
+    result: Annotated[str, Meta(max_length=200_000)] = ""
+    error: ErrorReply | None = None
+
+
+class Welcome(msgspec.Struct, frozen=True, tag="welcome"):
+    """The kernel's answer to HELLO: the app's arguments."""
+
+    pid: int
+    argv: tuple[str, ...]
+
+
+class Chunk(msgspec.Struct, frozen=True, tag="chunk"):
+    """A part of a streamed reply."""
+
+    strand: str
+    seq: int
+    text: str
+
+
+class Reply(msgspec.Struct, frozen=True, tag="reply"):
+    """A syscall's result, as the reply type of its row."""
+
+    strand: str
+    seq: int
+    value: msgspec.Raw
+
+
+class Failure(msgspec.Struct, frozen=True, tag="failure"):
+    """A syscall's typed error."""
+
+    strand: str
+    seq: int
+    error: ErrorReply
+
+
+class Deliver(msgspec.Struct, frozen=True, tag="signal"):
+    """A signal that the app may act on before its grace period ends."""
+
+    name: str
+
+
+class Goodbye(msgspec.Struct, frozen=True, tag="goodbye"):
+    """The kernel closes the stream, and why."""
+
+    error: ErrorReply
+
+
+FromApp = Hello | Request | Cancel | Exit
+FromKernel = Welcome | Chunk | Reply | Failure | Deliver | Goodbye
+
+
+class ByteStream(Protocol):
+    """What a frame stream needs of a socket; anyio's byte streams have it."""
+
+    async def receive(self, max_bytes: int = READ_BYTES) -> bytes: ...
+    async def send(self, item: bytes) -> None: ...
+    async def aclose(self) -> None: ...
+
+
+def encode(value: object) -> bytes:
+    """A value as msgpack. Text that is no Unicode (lone surrogates) is E_ARG."""
+    try:
+        return _encoder.encode(value)
+    except (UnicodeEncodeError, OverflowError) as error:
+        raise E_ARG(f"cannot be sent: {error}") from None
+
+
+def encode_frame(value: object) -> bytes:
+    """A value as a whole frame. Larger than a frame may be: E_ARG with both sizes."""
+    body = encode(value)
+    if len(body) > MAX_FRAME_BYTES:
+        raise E_ARG(f"the message has {len(body)} bytes, a frame holds {MAX_FRAME_BYTES}")
+    return _LENGTH.pack(len(body)) + body
+
+
+def decode(body: bytes | msgspec.Raw, decoder: "msgspec.msgpack.Decoder[T]") -> T:
+    """Bytes as a value of the decoder's type.
+
+    A value out of its bounds is E_ARG with its path as `field`; anything else that msgspec or
+    Python raise on hostile bytes is E_DECODE.
+    """
+    try:
+        return decoder.decode(body)
+    except msgspec.ValidationError as error:
+        text = str(error)
+        place = _PLACE.search(text)
+        field = place.group(1).removeprefix("$").lstrip(".") if place else None
+        raise E_ARG(text[: place.start()] if place else text, field=field or None) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError) as error:
+        raise E_DECODE(str(error)) from None
+
+
+class FrameStream:
+    """Frames over a byte stream. One task may receive; sends are whole frames in order."""
+
+    def __init__(
+        self,
+        stream: ByteStream,
+        *,
+        max_frame_bytes: int = MAX_FRAME_BYTES,
+        frame_timeout_seconds: float = FRAME_TIMEOUT_SECONDS,
+    ) -> None:
+        self._stream = stream
+        self._buffer = bytearray()
+        self._max_frame_bytes = max_frame_bytes
+        self._frame_timeout_seconds = frame_timeout_seconds
+        self._sending = anyio.Lock(fast_acquire=True)
+
+    async def receive(self) -> bytes:
+        """The next frame's body. Raises anyio.EndOfStream at the end, E_FRAME when it breaks."""
+        if not self._buffer:
+            self._buffer += await self._stream.receive(READ_BYTES)
+        if self._has_frame():
+            return self._take_frame()
+        try:
+            with anyio.fail_after(self._frame_timeout_seconds):
+                while not self._has_frame():
+                    self._buffer += await self._stream.receive(READ_BYTES)
+        except TimeoutError:
+            raise E_FRAME(
+                f"a frame took over {self._frame_timeout_seconds:g} s to arrive"
+            ) from None
+        except anyio.EndOfStream:
+            raise E_FRAME("the stream ended inside a frame") from None
+        return self._take_frame()
+
+    def _has_frame(self) -> bool:
+        if len(self._buffer) < _LENGTH.size:
+            return False
+        length: int = _LENGTH.unpack_from(self._buffer)[0]
+        if not 0 < length <= self._max_frame_bytes:
+            raise E_FRAME(f"a frame of {length} bytes; 1 to {self._max_frame_bytes} are allowed")
+        return len(self._buffer) >= _LENGTH.size + length
+
+    def _take_frame(self) -> bytes:
+        (length,) = _LENGTH.unpack_from(self._buffer)
+        end = _LENGTH.size + length
+        body = bytes(self._buffer[_LENGTH.size : end])
+        del self._buffer[:end]
+        return body
+
+    async def send(self, value: object) -> None:
+        """Send one value as a frame."""
+        frame = encode_frame(value)
+        async with self._sending:
+            await self._stream.send(frame)
+
+    async def aclose(self) -> None:
+        """Close the byte stream."""
+        await self._stream.aclose()

@@ -1,0 +1,125 @@
+"""A kernel without OS processes: the app's end of its socket is held by the test."""
+
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+import anyio
+import msgspec
+import pytest
+from anyio.abc import UNIXSocketStream
+
+from llmos.kernel.capability import Capabilities
+from llmos.kernel.clock import SystemClock
+from llmos.kernel.config import Config, load_config
+from llmos.kernel.gates.app import serve_app
+from llmos.kernel.machine import Machine
+from llmos.kernel.main import assemble
+from llmos.kernel.manifest import Manifest
+from llmos.kernel.process import Process, ProcessSpec
+from llmos.memory import processes
+from llmos.memory.db import Database
+from llmos.memory.journal import JournalRow, load
+from llmos.syscalls.client import System
+from llmos.syscalls.tasks import running
+from llmos.syscalls.wire import PROTOCOL_VERSION, FrameStream, Hello
+
+TOKEN = "0123456789abcdef"
+EVERYTHING = msgspec.convert(
+    {
+        "generate": {"models": ["*"]},
+        "memory": {"read": ["notes"], "write": ["notes"]},
+        "tools": ["*"],
+        "files": {"read": ["."], "write": ["."]},
+        "children": ["*"],
+        "processes": True,
+    },
+    Capabilities,
+)
+Attach = Callable[..., Awaitable[tuple[System, Process]]]
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Config:
+    return load_config({"LLMOS_HOME": str(tmp_path / "home"), "LLMOS_MODEL": "echo"})
+
+
+@pytest.fixture
+async def machine(config: Config) -> AsyncIterator[Machine]:
+    db = Database.open(config.database)
+    machine = assemble(config, SystemClock(), db)
+    async with running(machine.tasks):
+        yield machine
+    await machine.models.aclose()
+    await db.aclose()
+
+
+async def make_process(
+    machine: Machine, workspace: Path, capabilities: Capabilities = EVERYTHING
+) -> Process:
+    """A process with a record in the store and no OS process."""
+    manifest = Manifest("test", "1", "main:main", "", workspace, False, capabilities)
+    spec = ProcessSpec("test", (), str(workspace), (), "echo", "salt", capabilities)
+    pid = await machine.db.write(
+        lambda connection: processes.create_row(
+            connection,
+            app="test",
+            spec=msgspec.msgpack.encode(spec),
+            tenant="local",
+            model="echo",
+            state="NEW",
+            parent=None,
+            created_at=0.0,
+        )
+    )
+    process = Process(pid, None, manifest, spec, 0.0)
+    machine.table.add(process)
+    return process
+
+
+@asynccontextmanager
+async def open_gate(machine: Machine, process: Process) -> AsyncIterator[UNIXSocketStream]:
+    """The app's end of a served socket, before HELLO."""
+    ours, theirs = socket.socketpair()
+    async with (
+        await UNIXSocketStream.from_socket(ours) as kernel_end,
+        await UNIXSocketStream.from_socket(theirs) as app_end,
+        anyio.create_task_group() as tasks,
+    ):
+        tasks.start_soon(serve_app, machine, process, kernel_end, TOKEN)
+        yield app_end
+        tasks.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def open_system(machine: Machine, process: Process) -> AsyncIterator[System]:
+    """The SDK over a served socket, after HELLO."""
+    async with open_gate(machine, process) as stream, anyio.create_task_group() as tasks:
+        frames = FrameStream(stream)
+        await frames.send(Hello(PROTOCOL_VERSION, process.pid, TOKEN))
+        system = System(frames)
+        await system.receive()
+        tasks.start_soon(system.receive)
+        yield system
+        tasks.cancel_scope.cancel()
+
+
+@pytest.fixture
+async def attach(machine: Machine, tmp_path: Path) -> AsyncIterator[Attach]:
+    """Make a process and return the System of its app and its control block."""
+    async with AsyncExitStack() as stack:
+
+        async def attach(
+            capabilities: Capabilities = EVERYTHING, *, again: Process | None = None
+        ) -> tuple[System, Process]:
+            process = again or await make_process(machine, tmp_path, capabilities)
+            return await stack.enter_async_context(open_system(machine, process)), process
+
+        yield attach
+
+
+async def read_rows(machine: Machine, process: Process) -> list[JournalRow]:
+    """The process's journal, everything queued included."""
+    await machine.db.flush()
+    return await load(machine.db, process.pid)
