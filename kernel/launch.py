@@ -149,6 +149,10 @@ class Launcher:
             str(self.log_path(process.pid)),
         )
 
+    def os_pid(self, pid: int) -> int | None:
+        """The OS process that a live process runs as, once it does."""
+        return self._zygote.os_pids.get(pid)
+
     def log_path(self, pid: int) -> Path:
         """Where an app's own stdout and stderr go."""
         return self._machine.config.logs / f"{pid}.log"

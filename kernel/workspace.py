@@ -82,7 +82,7 @@ class Workspace(msgspec.Struct, frozen=True):
         parts = tuple(part for part in below.split("/") if part != ".")
         if ".." not in parts:
             return parts
-        if Path(path) in self.readable:
+        if Path(os.path.normpath(self.root / path)) in self.readable:
             return None
         raise E_PERM(f"outside of the workspace: {show_path(path)}", field="path")
 

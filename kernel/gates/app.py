@@ -5,6 +5,7 @@ A stream that breaks its rules is closed with a reason and ends its process; nob
 
 import hmac
 import logging
+from contextlib import suppress
 
 import anyio
 import msgspec
@@ -32,6 +33,7 @@ from ..machine import Machine
 from ..process import Process
 
 HELLO_TIMEOUT_SECONDS = 10.0
+GOODBYE_TIMEOUT_SECONDS = 1.0
 logger = logging.getLogger(__name__)
 _from_app = msgspec.msgpack.Decoder(FromApp)
 
@@ -117,9 +119,7 @@ async def _read_calls(
 
 
 async def _part(frames: FrameStream, error: SyscallError) -> None:
-    """Say why the stream closes, if the other end still listens."""
-    try:
-        with anyio.move_on_after(1.0):
-            await frames.send(Goodbye(error.reply()))
-    except GONE:
-        return
+    """Say why, if the other end still listens, and close."""
+    with anyio.move_on_after(GOODBYE_TIMEOUT_SECONDS), suppress(*GONE):
+        await frames.send(Goodbye(error.reply()))
+    await frames.aclose()

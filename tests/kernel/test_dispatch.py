@@ -1,5 +1,6 @@
 """Every call gets a reply, and the journal says what happened."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import anyio
@@ -9,6 +10,8 @@ import pytest
 from llmos.kernel.capability import Capabilities
 from llmos.kernel.handlers import HANDLERS
 from llmos.kernel.machine import Machine
+from llmos.memory.db import Connection
+from llmos.memory.journal import read_output
 from llmos.syscalls.errors import (
     E_ARG,
     E_CANCELLED,
@@ -16,6 +19,7 @@ from llmos.syscalls.errors import (
     E_KERNEL,
     E_NONDETERMINISM,
     E_PERM,
+    E_STORAGE,
     E_TOOL,
 )
 from llmos.syscalls.generate import Generate
@@ -303,3 +307,25 @@ def test_a_call_has_one_digest_however_it_is_built() -> None:
     assert digest_call(Now()) == digest_call(Now())
     assert digest_call(Generate()) == digest_call(Generate(sampling=Sampling()))
     assert digest_call(Generate()) != digest_call(Generate(model="demo"))
+
+
+async def test_a_full_disk_is_an_error_reply_and_the_kernel_goes_on(
+    attach: Attach, machine: Machine
+) -> None:
+    def limit_pages(num_more: int) -> Callable[[Connection], None]:
+        def limit(connection: Connection) -> None:
+            pages = connection.exec_driver_sql("PRAGMA page_count").scalar_one()
+            connection.exec_driver_sql(f"PRAGMA max_page_count = {pages + num_more}")
+
+        return limit
+
+    system, process = await attach()
+    await machine.db.write(limit_pages(0))
+
+    with pytest.raises(E_STORAGE):
+        await system.print("x" * 200_000)
+    assert await system.getpid() == process.pid
+    await machine.db.write(limit_pages(1000))
+
+    await system.print("room again")
+    assert "room again" in await read_output(machine.db, process.pid)

@@ -1,0 +1,1 @@
+"""One process, one model: pages, batches, scheduling, sampling."""

@@ -1,0 +1,52 @@
+"""Which device and precision a model runs in, and how much memory its pages may take."""
+
+import os
+
+import torch
+
+from llmos.syscalls.errors import E_MODEL
+
+HOST_SHARE = 0.25
+DEVICE_SHARE = 0.85
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def pick_device(wanted: str) -> torch.device:
+    """The device of this name; "auto" is CUDA where there is one. Raises E_MODEL."""
+    if wanted == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if wanted.startswith("cuda") and not torch.cuda.is_available():
+        raise E_MODEL("there is no CUDA device here; fix: device = auto or cpu", field="device")
+    if wanted.partition(":")[0] not in ("cpu", "cuda"):
+        raise E_MODEL(f"unknown device {wanted!r}; known: auto, cpu, cuda", field="device")
+    return torch.device(wanted)
+
+
+def pick_dtype(wanted: str, device: torch.device) -> torch.dtype:
+    """The precision of this name; "auto" is bfloat16 on CUDA and float32 elsewhere."""
+    if wanted == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    if wanted not in _DTYPES:
+        known = ", ".join(("auto", *_DTYPES))
+        raise E_MODEL(f"unknown dtype {wanted!r}; known: {known}", field="dtype")
+    return _DTYPES[wanted]
+
+
+def count_page_bytes(device: torch.device) -> int:
+    """How many bytes the pages may take now: a share of the free memory of the device."""
+    if device.type == "cuda":
+        free_bytes, _ = torch.cuda.mem_get_info(device)
+        return int(free_bytes * DEVICE_SHARE)
+    return int(_read_available_host_bytes() * HOST_SHARE)
+
+
+def _read_available_host_bytes() -> int:
+    """MemAvailable where the system tells it, else half of the physical memory."""
+    try:
+        with open("/proc/meminfo", encoding="ascii") as lines:
+            for line in lines:
+                if line.startswith("MemAvailable:"):
+                    return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2

@@ -1,0 +1,96 @@
+"""A generation from request to result: its parameters resolved, its text, how it ended."""
+
+from typing import Any
+
+from llmos.syscalls.errors import E_CONTEXT
+from llmos.syscalls.types import FinishReason, Sampling, Usage
+
+from .detokenizer import Detokenizer, StopChecker
+from .protocol import Done, Generate
+from .sequence import ResolvedSampling, Sequence
+from .toolcalls import ToolCallParser
+
+
+class Generation:
+    """One request in progress. `take_token` is called once for each sampled token."""
+
+    def __init__(
+        self,
+        request: Generate,
+        sequence: Sequence,
+        detokenizer: Detokenizer,
+        parser: ToolCallParser | None,
+        ends: frozenset[int],
+    ) -> None:
+        self.id = request.id
+        self.sequence = sequence
+        self.text = ""
+        self.finish_reason: FinishReason | None = None
+        self._detokenizer = detokenizer
+        self._stops = StopChecker(sequence.sampling.stop)
+        self._parser = parser
+        self._ends = ends
+
+    def take_token(self, token: int) -> str:
+        """Append a sampled token; the text to show now. May set `finish_reason`."""
+        self.sequence.tokens.append(token)
+        is_end = token in self._ends
+        text = self._stops.add("" if is_end else self._detokenizer.add(token))
+        if is_end or self._stops.is_stopped:
+            self.finish_reason = "stop"
+        elif self.sequence.num_completion >= self.sequence.sampling.max_tokens:
+            self.finish_reason = "length"
+        if self.finish_reason:
+            text += self._stops.add(self._detokenizer.finish()) + self._stops.finish()
+            if self._stops.is_stopped:
+                self.finish_reason = "stop"
+        if self._parser:
+            text = self._parser.add(text) + (self._parser.finish() if self.finish_reason else "")
+        self.text += text
+        return text
+
+    def make_done(self) -> Done:
+        """The result. `finish_reason` must be set."""
+        assert self.finish_reason is not None
+        calls = tuple(self._parser.calls) if self._parser else ()
+        reason = "tool_calls" if calls else self.finish_reason
+        usage = Usage(
+            prompt_tokens=self.sequence.num_prompt,
+            cached_tokens=self.sequence.num_cached or 0,
+            completion_tokens=self.sequence.num_completion,
+        )
+        return Done(self.id, self.text, calls, reason, usage)
+
+
+def resolve_sampling(
+    wanted: Sampling, defaults: Any, *, num_prompt: int, max_model_len: int
+) -> ResolvedSampling:
+    """Fill in the model's own defaults (its generation_config) and cut max_tokens to the window.
+
+    Raises E_CONTEXT when the window has no room for one token after the prompt.
+    """
+    room = max_model_len - num_prompt
+    if room < 1:
+        raise E_CONTEXT(
+            f"the prompt has {num_prompt} tokens; the window holds {max_model_len} with the answer"
+        )
+
+    def choose(value: Any, name: str, otherwise: Any) -> Any:
+        if value is not None:
+            return value
+        own = getattr(defaults, name, None)
+        return otherwise if own is None else own
+
+    own_temperature = choose(None, "temperature", 1.0) if defaults.do_sample else 0.0
+    return ResolvedSampling(
+        max_tokens=min(room, wanted.max_tokens or room),
+        temperature=own_temperature if wanted.temperature is None else wanted.temperature,
+        top_p=choose(wanted.top_p, "top_p", 1.0),
+        top_k=choose(wanted.top_k, "top_k", 0),
+        min_p=choose(wanted.min_p, "min_p", 0.0),
+        repetition_penalty=choose(wanted.repetition_penalty, "repetition_penalty", 1.0),
+        presence_penalty=wanted.presence_penalty,
+        frequency_penalty=wanted.frequency_penalty,
+        seed=wanted.seed or 0,
+        stop=wanted.stop,
+    )

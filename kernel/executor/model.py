@@ -1,0 +1,199 @@
+"""Any causal language model that transformers knows, with our attention in it.
+
+Nothing here is about one architecture: which layers there are, their heads and dimensions, is
+found by running the model once with an attention function that takes notes. What cannot run over
+pages is refused with the reason.
+"""
+
+import inspect
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers.utils.logging import disable_progress_bar, set_verbosity_error
+
+from llmos.syscalls.errors import E_MODEL
+
+from .attention import ATTENTION_NAME, LayerShape, attend, probing
+from .checkpoint import compute_fingerprint, find_checkpoint
+from .device import pick_device, pick_dtype
+from .imports import without_compiler
+from .protocol import Load
+
+_KNOWN_LAYER_TYPES = {"full_attention", "sliding_attention"}
+_BATCH_BOUND_ROPE = ("dynamic", "longrope")
+_SMALL_MODEL_PARAMETERS = 50_000_000
+
+
+@dataclass(frozen=True)
+class Model:
+    """A loaded model; `layers` are the shapes of its attention layers, by layer index."""
+
+    network: Any
+    tokenizer: Any
+    layers: tuple[LayerShape, ...]
+    device: torch.device
+    dtype: torch.dtype
+    architecture: str
+    num_parameters: int
+    max_model_len: int
+    fingerprint: str
+
+    def compute_logits(
+        self, tokens: torch.Tensor, positions: torch.Tensor, rows: torch.Tensor
+    ) -> torch.Tensor:
+        """Logits [len(rows), vocabulary] of these rows of one packed row of tokens."""
+        output = self.network(
+            input_ids=tokens.unsqueeze(0),
+            position_ids=positions.unsqueeze(0),
+            use_cache=False,
+            logits_to_keep=rows,
+        )
+        return output.logits[0]  # type: ignore[no-any-return]
+
+
+def load_model(spec: Load) -> Model:
+    """Load from a folder or the hub. Raises E_MODEL with the reason and, where there is one, the fix."""
+    folder = find_checkpoint(spec.model)
+    device = pick_device(spec.device)
+    dtype = pick_dtype(spec.dtype, device)
+    set_verbosity_error()
+    disable_progress_bar()
+    config = _load_config(folder)
+    network, layers = _load_layers(folder, config, device, dtype)
+    num_parameters = sum(parameter.numel() for parameter in network.parameters())
+    _set_threads(device, num_parameters)
+    return Model(
+        network=network,
+        tokenizer=_load_tokenizer(folder),
+        layers=layers,
+        device=device,
+        dtype=dtype,
+        architecture=type(network).__name__,
+        num_parameters=num_parameters,
+        max_model_len=_find_window(config, spec.max_model_len),
+        fingerprint=compute_fingerprint(folder, device.type, str(dtype), torch.__version__),
+    )
+
+
+def _set_threads(device: torch.device, num_parameters: int) -> None:
+    """A small model's products are over before a second thread has woken up."""
+    if device.type == "cpu" and num_parameters < _SMALL_MODEL_PARAMETERS:
+        torch.set_num_threads(1)
+
+
+def _load_config(folder: Path) -> Any:
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise E_MODEL(f"{folder}/config.json cannot be used: {_first_line(error)}") from None
+    if config.is_encoder_decoder:
+        raise E_MODEL(f"{config.model_type} is an encoder-decoder; only causal models run")
+    text = config.get_text_config()
+    unknown = set(getattr(text, "layer_types", None) or ()) - _KNOWN_LAYER_TYPES
+    if unknown:
+        raise E_MODEL(
+            f"{config.model_type} has layers of kind {sorted(unknown)[0]};"
+            " only full and sliding-window attention run over pages"
+        )
+    return text
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0][:300]
+
+
+def _load_layers(
+    folder: Path, config: Any, device: torch.device, dtype: torch.dtype
+) -> tuple[Any, tuple[LayerShape, ...]]:
+    """The network and its layers' shapes, without the compiler unless the code cannot do so."""
+
+    def load() -> tuple[Any, tuple[LayerShape, ...]]:
+        network = _load_network(folder, config, device, dtype)
+        return network, _find_layers(network, config, device)
+
+    try:
+        with without_compiler():
+            return load()
+    except (AttributeError, ImportError):
+        return load()
+
+
+def _load_network(folder: Path, config: Any, device: torch.device, dtype: torch.dtype) -> Any:
+    from transformers import AttentionInterface, AutoModelForCausalLM
+
+    if type(config) not in AutoModelForCausalLM._model_mapping:
+        raise E_MODEL(f"{config.model_type} is not a causal language model")
+    kind = AutoModelForCausalLM._model_mapping[type(config)]
+    _check_architecture(kind, config.model_type)
+    AttentionInterface.register(ATTENTION_NAME, attend)
+    try:
+        network = kind.from_pretrained(
+            folder,
+            config=config,
+            dtype=dtype,
+            use_safetensors=True,
+            attn_implementation=ATTENTION_NAME,
+        )
+    except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
+        raise E_MODEL(f"{folder} cannot be loaded: {_first_line(error)}") from None
+    return network.to(device).eval()
+
+
+def _check_architecture(kind: Any, model_type: str) -> None:
+    """Raises E_MODEL for a class that keeps other state than keys and values, or hides them."""
+    if getattr(kind, "_is_stateful", False):
+        raise E_MODEL(f"{model_type} is a state-space model: it keeps a state that has no pages")
+    if not getattr(kind, "_supports_attention_backend", False):
+        raise E_MODEL(f"{model_type} does not call transformers' attention interface")
+    parameters = inspect.signature(kind.forward).parameters
+    for name in ("position_ids", "logits_to_keep"):
+        if name not in parameters:
+            raise E_MODEL(f"{model_type} takes no {name}: its tokens cannot be packed")
+
+
+def _find_window(config: Any, wanted: int | None) -> int:
+    """The largest context in tokens: the model's own, or less where the user wants less.
+
+    Rotary scalings that change with the longest text in the batch would make a result depend on
+    its neighbours, so those models end where the scaling begins.
+    """
+    window = getattr(config, "max_position_embeddings", None) or 2048
+    rope = getattr(config, "rope_parameters", None) or {}
+    scaling = str(rope.get("rope_type", "default"))
+    if scaling in _BATCH_BOUND_ROPE:
+        window = rope.get("original_max_position_embeddings") or window
+    return min(window, wanted or window)
+
+
+@torch.inference_mode()
+def _find_layers(network: Any, config: Any, device: torch.device) -> tuple[LayerShape, ...]:
+    """Run one token and note what each layer's attention was given."""
+    token = torch.zeros(1, 1, dtype=torch.long, device=device)
+    with probing() as found:
+        network(input_ids=token, position_ids=token, use_cache=False)
+    num_layers = config.num_hidden_layers
+    if sorted(found) != list(range(num_layers)):
+        raise E_MODEL(
+            f"{type(network).__name__}: {len(found)} of {num_layers} layers call the attention"
+            " interface; the others keep a state that has no pages"
+        )
+    return tuple(found[index] for index in range(num_layers))
+
+
+def _load_tokenizer(folder: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
+        raise E_MODEL(f"{folder} has no usable tokenizer: {_first_line(error)}") from None
+    if not tokenizer.is_fast:
+        raise E_MODEL(f"{folder} has no tokenizer.json; fix: save its tokenizer in that form")
+    return tokenizer

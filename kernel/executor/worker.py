@@ -1,0 +1,122 @@
+"""The executor process: messages in, steps, messages out, until the kernel is gone.
+
+Run as `python -m llmos.kernel.executor.worker --fd N` with N an inherited socket. It leaves with
+its kernel: on end of file, on SIGTERM, and (Linux) when its parent dies. Standard output belongs
+to the libraries and goes where standard error goes.
+"""
+
+import argparse
+import ctypes
+import os
+import signal
+import socket
+import sys
+
+from llmos.syscalls.errors import E_MODEL, SyscallError
+
+from .protocol import (
+    Cancel,
+    Channel,
+    FromKernel,
+    Generate,
+    Load,
+    LoadFailed,
+    Pause,
+    Resume,
+    Stats,
+)
+
+_PR_SET_PDEATHSIG = 1
+_ENVIRONMENT = {
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+
+
+def main() -> int:
+    """Serve the socket named on the command line."""
+    parser = argparse.ArgumentParser(prog="llmos.kernel.executor.worker")
+    parser.add_argument("--fd", type=int, required=True)
+    fd = parser.parse_args().fd
+    _leave_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.dup2(2, 1)
+    os.environ.update(_ENVIRONMENT)
+    try:
+        return serve(Channel(socket.socket(fileno=fd)))
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        return 0
+
+
+def _leave_with_parent() -> None:
+    if sys.platform != "linux":
+        return
+    parent = os.getppid()
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+    if os.getppid() != parent:
+        sys.exit(0)
+
+
+def serve(channel: Channel) -> int:
+    """Load what the first message names, then work. Returns the exit status.
+
+    Raises EOFError when the kernel closes the socket.
+    """
+    first, *rest = channel.receive(wait=True)
+    if not isinstance(first, Load):
+        raise ValueError(f"the first message is {type(first).__name__}, not Load")
+    try:
+        loop = _Loop(channel, first)
+    except SyscallError as error:
+        channel.send([LoadFailed(error.reply())])
+        return 1
+    for message in rest:
+        loop.take(message)
+    while True:
+        loop.turn()
+
+
+class _Loop:
+    """One engine and its socket."""
+
+    def __init__(self, channel: Channel, spec: Load) -> None:
+        try:
+            from .engine import Engine
+        except ModuleNotFoundError as error:
+            reason = f"{error.name} is not installed; fix: pip install 'llmos[local]'"
+            raise E_MODEL(reason) from None
+        self._channel = channel
+        self._engine = Engine(spec)
+        self._is_checked = True
+        channel.send([self._engine.loaded])
+
+    def turn(self) -> None:
+        """Take in what has arrived, then make one step; when idle, check the pages and wait."""
+        has_work = self._engine.has_work
+        if not has_work and not self._is_checked:
+            self._engine.check_integrity()
+        self._is_checked = not has_work
+        for message in self._channel.receive(wait=not has_work):
+            self.take(message)
+        self._channel.send(list(self._engine.step()))
+
+    def take(self, message: FromKernel) -> None:
+        """Act on one message."""
+        match message:
+            case Generate():
+                self._engine.submit(message)
+            case Cancel():
+                self._engine.cancel(message.id)
+            case Pause():
+                self._engine.pause(message.id)
+            case Resume():
+                self._engine.resume(message.id)
+            case Stats():
+                self._channel.send([self._engine.collect_stats()])
+            case Load():
+                raise ValueError("a second Load")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

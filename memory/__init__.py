@@ -1,0 +1,1 @@
+"""The store, contexts and recall: what outlives a process."""

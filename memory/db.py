@@ -1,0 +1,214 @@
+"""One SQLite file: a writer with group commit, and readers that cannot write.
+
+Write-ahead log with `synchronous=FULL`: what `write` acknowledged survives a power cut. Opened
+after the zygote was forked, never before: a SQLite connection must not cross a fork.
+"""
+
+import asyncio
+import os
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar, cast
+
+import anyio
+import anyio.to_thread
+from sqlalchemy import URL, Connection, Engine, NullPool, create_engine, event
+from sqlalchemy.exc import DBAPIError
+
+from llmos.syscalls.errors import E_STORAGE
+
+from .migrations import migrate, require_ours
+from .writer import BUSY_TIMEOUT_MS, Entry, Operation, Writer, result_code, storage_error
+
+__all__ = ["Connection", "Database", "Operation"]
+
+T = TypeVar("T")
+MAX_READERS = 4
+SQLITE_VERSION = sqlite3.sqlite_version_info
+
+COMMON_PRAGMAS = (
+    f"busy_timeout = {BUSY_TIMEOUT_MS}",
+    "trusted_schema = OFF",
+    "cell_size_check = ON",
+    "mmap_size = 0",
+)
+READER_PRAGMAS = (*COMMON_PRAGMAS, "query_only = ON", "wal_autocheckpoint = 0")
+WRITER_PRAGMAS = (
+    "synchronous = FULL",
+    "fullfsync = ON",  # macOS: fsync alone leaves data in the drive's cache
+    "checkpoint_fullfsync = ON",
+    "foreign_keys = ON",
+    "recursive_triggers = ON",
+    "wal_autocheckpoint = 0",
+)
+FIXES = {
+    sqlite3.SQLITE_BUSY: "end the program that uses it",
+    sqlite3.SQLITE_CANTOPEN: "make it and its folder writable",
+    sqlite3.SQLITE_READONLY: "make it and its folder writable",
+    sqlite3.SQLITE_FULL: "make room on the disk",
+}
+
+
+class Database:
+    """The store's file. Made by `open`; all other methods belong to one event loop at a time."""
+
+    def __init__(self, path: Path, connection: Connection) -> None:
+        self.path = path
+        self._connection = connection
+        self._readers = reader_engine(path)
+        self._limiter = anyio.CapacityLimiter(MAX_READERS)
+        self._writer = Writer(connection, path)
+        self._closed = False
+        self._writer.start()
+
+    @classmethod
+    def open(cls, path: Path) -> "Database":
+        """Open `path`, creating it (mode 0600) or bringing it to this version's schema.
+
+        E_STORAGE, one line with what to do, for a file that cannot be read or written, is not
+        a store, or comes from a newer version.
+        """
+        claim_file(path)
+        connection = None
+        try:
+            connection = writer_engine(path).connect()
+            prepare(connection)
+        except (DBAPIError, sqlite3.Error) as error:
+            close(connection)
+            fix = FIXES.get(result_code(error), "restore a backup of it")
+            reason = storage_error(error).message
+            raise E_STORAGE(f"cannot open {path}: {reason}; {fix}") from error
+        except E_STORAGE as error:
+            close(connection)
+            raise E_STORAGE(f"cannot open {path}: {error.message}") from error
+        return cls(path, connection)
+
+    @property
+    def failure(self) -> E_STORAGE | None:
+        """Why the last commit failed; None when it did not. Nothing acknowledged is lost."""
+        return self._writer.failure
+
+    async def write(self, operation: Callable[[Connection], T]) -> T:
+        """Run `operation` in the writer's transaction; returns when it is durable.
+
+        An error that it raises undoes it alone and comes back to this caller. E_STORAGE when the
+        disk failed: then nothing of it was done. It must not commit or roll back, and it runs in
+        the writer's thread. A cancelled caller does not stop it.
+        """
+        future: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+        self._writer.put(Entry(operation, future))
+        return cast("T", await future)
+
+    def write_nowait(self, operation: Operation) -> None:
+        """Queue `operation` for the writer; the next acknowledged write proves it durable."""
+        self._writer.put(Entry(operation, None))
+
+    async def flush(self) -> None:
+        """Return when all that was queued so far is durable."""
+        await self.write(lambda connection: None)
+
+    async def read(self, query: Callable[[Connection], T]) -> T:
+        """Run `query` in a worker thread on one snapshot that holds all acknowledged writes.
+
+        It must return plain values, not open results. E_STORAGE when the file cannot be read.
+        """
+        return await anyio.to_thread.run_sync(self._read, query, limiter=self._limiter)
+
+    def _read(self, query: Callable[[Connection], T]) -> T:
+        if self._closed:
+            raise E_STORAGE("the store is closed")
+        try:
+            with self._readers.connect() as connection:
+                return query(connection)
+        except (DBAPIError, sqlite3.Error) as error:
+            raise storage_error(error) from error
+
+    async def aclose(self) -> None:
+        """Make all durable, empty the write-ahead log, close. A second call does nothing.
+
+        E_STORAGE when something queued could not be made durable; the file is closed all the same.
+        """
+        if self._closed:
+            return
+        self._closed = True
+        with anyio.CancelScope(shield=True):
+            try:
+                await self.flush()
+            finally:
+                await anyio.to_thread.run_sync(self._shut)
+
+    def _shut(self) -> None:
+        self._readers.dispose()
+        self._writer.stop()
+        close(self._connection)
+
+
+def claim_file(path: Path) -> None:
+    """Make sure that `path` exists and is its owner's alone.
+
+    It is never opened once SQLite has it: closing any descriptor of the file would drop the
+    locks that SQLite holds on it.
+    """
+    try:
+        if path.exists():
+            path.chmod(0o600)
+        else:
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+    except OSError as error:
+        raise E_STORAGE(
+            f"cannot open {path}: {error.strerror}; name a folder that exists and is yours"
+        ) from error
+
+
+def writer_engine(path: Path) -> Engine:
+    """An engine in driver autocommit mode: BEGIN and COMMIT are the writer's own."""
+    engine = create_engine(URL.create("sqlite", database=str(path)), poolclass=NullPool)
+
+    @event.listens_for(engine, "connect")
+    def set_up(driver: sqlite3.Connection, record: object) -> None:
+        driver.isolation_level = None
+        run_pragmas(driver, COMMON_PRAGMAS)
+
+    return engine
+
+
+def reader_engine(path: Path) -> Engine:
+    """An engine of `MAX_READERS` connections that refuse to write; each use is one snapshot."""
+    engine = create_engine(
+        URL.create("sqlite", database=str(path)), pool_size=MAX_READERS, max_overflow=0
+    )
+
+    @event.listens_for(engine, "connect")
+    def set_up(driver: sqlite3.Connection, record: object) -> None:
+        driver.isolation_level = None
+        run_pragmas(driver, READER_PRAGMAS)
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        connection.exec_driver_sql("BEGIN")
+
+    return engine
+
+
+def run_pragmas(driver: sqlite3.Connection, pragmas: tuple[str, ...]) -> None:
+    """Set the pragmas on a connection that has just been made."""
+    for pragma in pragmas:
+        driver.execute(f"PRAGMA {pragma}")
+
+
+def prepare(connection: Connection) -> None:
+    """Refuse what is not ours before anything is written; then log mode, pragmas, migrations."""
+    require_ours(connection)
+    mode = connection.exec_driver_sql("PRAGMA journal_mode = WAL").scalar_one()
+    if mode != "wal":
+        raise E_STORAGE("its file system has no shared memory; keep it on a local disk")
+    for pragma in WRITER_PRAGMAS:
+        connection.exec_driver_sql(f"PRAGMA {pragma}")
+    migrate(connection)
+
+
+def close(connection: Connection | None) -> None:
+    """Close the writer's connection and with it the driver's."""
+    if connection is not None:
+        connection.close()

@@ -1,0 +1,103 @@
+"""Tiny random checkpoints of several architectures, made once per test run."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma2Config,
+    Gemma3TextConfig,
+    LlamaConfig,
+    MistralConfig,
+    PreTrainedTokenizerFast,
+    Qwen3Config,
+)
+
+from llmos.kernel.executor.engine import Engine
+from llmos.kernel.executor.protocol import Load
+
+SPECIALS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+CHATML = (
+    "{% if tools %}<|im_start|>system\n{% for tool in tools %}{{ tool | tojson }}\n{% endfor %}"
+    "Answer with <tool_call> to call.<|im_end|>\n{% endif %}"
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}"
+    "{% for call in message.tool_calls or [] %}<tool_call>{{ call.function | tojson }}</tool_call>"
+    "{% endfor %}<|im_end|>\n{% endfor %}<|im_start|>assistant\n"
+)
+SHAPE: dict[str, Any] = {
+    "vocab_size": 400,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 24,
+    "max_position_embeddings": 512,
+    "eos_token_id": 2,
+    "bos_token_id": 0,
+    "pad_token_id": 0,
+    "initializer_range": 0.3,
+}
+ALTERNATING = ["sliding_attention", "full_attention"] * 2
+CONFIGS: dict[str, Callable[[], Any]] = {
+    "llama": lambda: LlamaConfig(**SHAPE),
+    "qwen3": lambda: Qwen3Config(**SHAPE, tie_word_embeddings=True),
+    "gemma2": lambda: Gemma2Config(
+        **SHAPE, sliding_window=20, layer_types=ALTERNATING, query_pre_attn_scalar=40, tie_word_embeddings=False
+    ),
+    "gemma3": lambda: Gemma3TextConfig(
+        **SHAPE, sliding_window=20, layer_types=ALTERNATING, query_pre_attn_scalar=40, tie_word_embeddings=False
+    ),
+    "mistral": lambda: MistralConfig(**SHAPE, sliding_window=24),
+}
+
+
+def make_tokenizer(template: str | None = CHATML) -> PreTrainedTokenizerFast:
+    inner = Tokenizer(models.BPE())
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=SHAPE["vocab_size"],
+        special_tokens=SPECIALS,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    inner.train_from_iterator([Path(__file__).read_text(encoding="utf-8")], trainer)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=inner, eos_token="<|im_end|>", additional_special_tokens=SPECIALS[:2]
+    )
+    tokenizer.chat_template = template
+    return tokenizer
+
+
+@pytest.fixture(scope="session")
+def make_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """A folder with random weights of an architecture; the same folder for the same name."""
+    made: dict[str, Path] = {}
+
+    def make(name: str) -> Path:
+        if name not in made:
+            torch.manual_seed(7)
+            made[name] = tmp_path_factory.mktemp(name)
+            model = AutoModelForCausalLM.from_config(CONFIGS[name](), dtype=torch.float32)
+            model.save_pretrained(made[name])
+            make_tokenizer().save_pretrained(made[name])
+        return made[name]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def qwen3(make_checkpoint: Callable[[str], Path]) -> Path:
+    """The folder of the random Qwen3."""
+    return make_checkpoint("qwen3")
+
+
+@pytest.fixture
+def engine(qwen3: Path) -> Engine:
+    """A fresh engine on the random Qwen3."""
+    return Engine(Load(str(qwen3)), num_pages=256)

@@ -1,0 +1,257 @@
+"""Bytes that are no calls: each is answered as the design says, and nobody else notices."""
+
+import struct
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import anyio
+import msgspec
+import pytest
+from anyio.abc import UNIXSocketStream
+
+from llmos.kernel.machine import Machine
+from llmos.kernel.process import Process
+from llmos.syscalls.errors import E_ARG, E_FRAME, E_PERM
+from llmos.syscalls.wire import (
+    MAX_FRAME_BYTES,
+    PROTOCOL_VERSION,
+    Failure,
+    FrameStream,
+    FromKernel,
+    Goodbye,
+    Hello,
+    Reply,
+    Request,
+    Welcome,
+    decode,
+    encode_frame,
+)
+
+from .conftest import TOKEN, Attach, make_process, open_gate, read_rows
+
+pytestmark = pytest.mark.anyio
+_decoder = msgspec.msgpack.Decoder(FromKernel)
+_DATA = Path(__file__).parents[3] / "shared" / "data" / "security"
+
+
+@pytest.fixture
+async def process(machine: Machine, tmp_path: Path) -> Process:
+    return await make_process(machine, tmp_path)
+
+
+@pytest.fixture
+async def raw(machine: Machine, process: Process) -> AsyncIterator[UNIXSocketStream]:
+    async with open_gate(machine, process) as stream:
+        yield stream
+
+
+@pytest.fixture
+async def frames(raw: UNIXSocketStream, process: Process) -> FrameStream:
+    frames = FrameStream(raw)
+    await frames.send(Hello(PROTOCOL_VERSION, process.pid, TOKEN))
+    assert isinstance(await receive(frames), Welcome)
+    return frames
+
+
+async def receive(frames: FrameStream) -> FromKernel:
+    with anyio.fail_after(20):
+        return decode(await frames.receive(), _decoder)
+
+
+async def goodbye_of(raw: UNIXSocketStream) -> str:
+    """The code that the kernel says goodbye with, after which the stream must end."""
+    frames = FrameStream(raw)
+    frame = await receive(frames)
+    assert isinstance(frame, Goodbye)
+    with anyio.fail_after(20), pytest.raises(anyio.EndOfStream):
+        await frames.receive()
+    return frame.error.code
+
+
+def request(name: str, args: object, seq: int = 0, strand: str = "0") -> Request:
+    return Request(strand, seq, name, msgspec.Raw(msgspec.msgpack.encode(args)))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        struct.pack(">I", 0),
+        struct.pack(">I", MAX_FRAME_BYTES + 1),
+        struct.pack(">I", 2**32 - 1),
+        b"GET / HTTP/1.1\r\n\r\n",
+        encode_frame({"type": "call"})[:4] + b"\xc1" * 12,
+    ],
+)
+async def test_garbage_before_hello_closes_the_stream(raw: UNIXSocketStream, data: bytes) -> None:
+    await raw.send(data)
+
+    assert await goodbye_of(raw) in {"E_FRAME", "E_DECODE"}
+
+
+async def test_a_call_before_hello_closes_the_stream(raw: UNIXSocketStream) -> None:
+    await FrameStream(raw).send(request("now", {}))
+
+    assert await goodbye_of(raw) == E_FRAME.code
+
+
+@pytest.mark.parametrize(
+    ("hello", "code"),
+    [
+        (Hello(PROTOCOL_VERSION + 1, 1, TOKEN), E_FRAME.code),
+        (Hello(PROTOCOL_VERSION, 999, TOKEN), E_PERM.code),
+        (Hello(PROTOCOL_VERSION, 1, "wrong"), E_PERM.code),
+        (Hello(PROTOCOL_VERSION, 1, "\u202ewröng"), E_PERM.code),
+    ],
+)
+async def test_a_hello_of_somebody_else_is_refused(
+    raw: UNIXSocketStream, hello: Hello, code: str
+) -> None:
+    await FrameStream(raw).send(hello)
+
+    assert await goodbye_of(raw) == code
+
+
+async def test_a_second_hello_closes_the_stream(
+    raw: UNIXSocketStream, frames: FrameStream, process: Process
+) -> None:
+    await frames.send(Hello(PROTOCOL_VERSION, process.pid, TOKEN))
+
+    assert await goodbye_of(raw) == E_FRAME.code
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        b"\xc1",
+        b"\x81\xa4text\xa2\xff\xfe",
+        b"\x91" * 100_000,
+        b"\xc7\x00\x05",
+        b"\xd6\xff\xff\xff\xff\xff",
+        b"\x80\x80",
+        b"\x81\xa4text\xa3\xed\xa0\x80",
+    ],
+    ids=["0xc1", "invalid utf-8", "deep", "ext", "timestamp", "trailing", "lone surrogate"],
+)
+async def test_hostile_arguments_are_a_reply_or_a_goodbye_and_leave_no_row(
+    machine: Machine, raw: UNIXSocketStream, frames: FrameStream, process: Process, args: bytes
+) -> None:
+    await frames.send(Request("0", 0, "print", msgspec.Raw(args)))
+
+    frame = await receive(frames)
+
+    assert isinstance(frame, Failure | Goodbye)
+    assert frame.error.code in {"E_ARG", "E_DECODE"}
+    assert await read_rows(machine, process) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "args", "field"),
+    [
+        ("no_such_call", {}, "name"),
+        ("print", {"text": 7}, "text"),
+        ("print", {}, None),
+        ("sleep", {"seconds": float("nan")}, "seconds"),
+        ("sleep", {"seconds": -1}, "seconds"),
+        ("sleep", {"seconds": True}, "seconds"),
+        ("wait", {"pid": 2**63}, "pid"),
+        ("recall", {"query": "x", "limit": 0}, "limit"),
+        ("recall", {"query": "x", "limit": 1001}, "limit"),
+        ("recall", {"query": ""}, "query"),
+        ("recall", {"query": "x" * 1_000_000}, "query"),
+        ("generate", {"sampling": {"max_tokens": True}}, "sampling.max_tokens"),
+        ("generate", {"messages": [{"role": "king", "content": ""}]}, "messages[0].role"),
+    ],
+)
+async def test_a_bad_call_names_its_field_and_the_next_one_works(
+    machine: Machine,
+    frames: FrameStream,
+    process: Process,
+    name: str,
+    args: object,
+    field: str | None,
+) -> None:
+    await frames.send(request(name, args))
+    await frames.send(request("getpid", {}, seq=1))
+
+    first, second = await receive(frames), await receive(frames)
+
+    assert isinstance(first, Failure)
+    assert (first.error.code, first.error.field) == (E_ARG.code, field)
+    assert isinstance(second, Reply)
+    assert await read_rows(machine, process) == []
+
+
+@pytest.mark.parametrize("seq", [1, 7, 2**53])
+async def test_a_gap_in_the_numbers_is_named(frames: FrameStream, seq: int) -> None:
+    await frames.send(request("getpid", {}, seq=seq))
+
+    frame = await receive(frames)
+
+    assert isinstance(frame, Failure)
+    assert (frame.error.code, frame.error.field) == ("E_SEQ", "seq")
+
+
+async def test_a_number_that_comes_twice_is_refused(frames: FrameStream) -> None:
+    await frames.send(request("getpid", {}))
+    await receive(frames)
+    await frames.send(request("now", {}))
+
+    frame = await receive(frames)
+
+    assert isinstance(frame, Failure)
+    assert frame.error.code == "E_SEQ"
+
+
+async def test_too_many_calls_at_once_are_told_when_to_come_back(frames: FrameStream) -> None:
+    for seq in range(257):
+        await frames.send(request("sleep", {"seconds": 1000.0}, seq=seq))
+
+    frame = await receive(frames)
+
+    assert isinstance(frame, Failure)
+    assert frame.error.code == "E_BUSY"
+    assert frame.error.retry_after_seconds
+
+
+async def test_a_truncated_frame_ends_only_its_own_process(
+    machine: Machine, attach: Attach, tmp_path: Path
+) -> None:
+    other, _ = await attach()
+    process = await make_process(machine, tmp_path)
+
+    async with open_gate(machine, process) as raw:
+        await raw.send(struct.pack(">I", 100) + b"half")
+        await raw.send_eof()
+        assert await goodbye_of(raw) == E_FRAME.code
+
+    assert await other.random() < 1
+
+
+async def test_descriptors_that_come_along_are_dropped(
+    raw: UNIXSocketStream, frames: FrameStream, tmp_path: Path
+) -> None:
+    with (tmp_path / "secret").open("w") as file:
+        await raw.send_fds(encode_frame(request("getpid", {})), [file.fileno()])
+
+    assert isinstance(await receive(frames), Reply)
+
+
+async def test_every_encoding_of_the_msgpack_test_suite_gets_an_answer(
+    frames: FrameStream, machine: Machine
+) -> None:
+    suite = _DATA / "msgpack-test-suite" / "msgpack-test-suite.json"
+    if not suite.exists():
+        pytest.skip("the msgpack test suite is not here")
+    groups = msgspec.json.decode(suite.read_bytes(), type=dict[str, list[dict[str, object]]])
+    encodings = [
+        bytes.fromhex(str(text).replace("-", ""))
+        for cases in groups.values()
+        for case in cases
+        for text in msgspec.convert(case["msgpack"], list[str])
+    ]
+
+    for seq, args in enumerate(encodings):
+        await frames.send(Request("0", seq, "sleep", msgspec.Raw(args)))
+        frame = await receive(frames)
+        assert isinstance(frame, Failure), args
+        assert frame.error.code in {"E_ARG", "E_DECODE"}

@@ -1,0 +1,95 @@
+"""Contexts: messages kept one by one, for one process."""
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from llmos.memory import contexts
+from llmos.memory.db import Database
+from llmos.syscalls.errors import E_ARG, E_PERM, E_STORAGE
+from llmos.syscalls.types import Message, ToolCall
+
+pytestmark = pytest.mark.anyio
+
+SYSTEM = Message("system", "Be brief.")
+QUESTION = Message("user", "nul \0, rtl \u202e\u05d0, %_'\"")
+CALL = Message("assistant", "", tool_calls=(ToolCall("add", '{"a": 1}', "c1"),))
+RESULT = Message("tool", "391", name="add", tool_call_id="c1")
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)
+
+
+async def make(db: Database, pid: int, *messages: Message) -> int:
+    return await db.write(lambda connection: contexts.create(connection, pid, messages))
+
+
+async def add(db: Database, pid: int, context_id: int, *messages: Message) -> int:
+    return await db.write(lambda c: contexts.append(c, pid, context_id, messages))
+
+
+async def read(db: Database, pid: int, context_id: int) -> tuple[Message, ...]:
+    return await db.read(lambda connection: contexts.read(connection, pid, context_id))
+
+
+async def test_messages_come_back_in_order_and_exactly(db: Database) -> None:
+    context_id = await make(db, 1, SYSTEM)
+
+    assert await add(db, 1, context_id, QUESTION, CALL) == 3
+    assert await add(db, 1, context_id, RESULT) == 4
+
+    assert await read(db, 1, context_id) == (SYSTEM, QUESTION, CALL, RESULT)
+
+
+async def test_a_context_may_start_empty(db: Database) -> None:
+    context_id = await make(db, 1)
+
+    assert await read(db, 1, context_id) == ()
+    assert await add(db, 1, context_id, QUESTION) == 1
+
+
+async def test_another_process_may_neither_read_nor_append(db: Database) -> None:
+    context_id = await make(db, 1, SYSTEM)
+
+    with pytest.raises(E_PERM):
+        await read(db, 2, context_id)
+    with pytest.raises(E_PERM):
+        await add(db, 2, context_id, QUESTION)
+
+    assert await read(db, 1, context_id) == (SYSTEM,)
+
+
+async def test_an_unknown_context_is_an_argument_error(db: Database) -> None:
+    with pytest.raises(E_ARG) as caught:
+        await read(db, 1, 99)
+
+    assert caught.value.field == "context"
+
+
+async def test_half_of_a_surrogate_pair_is_refused_and_nothing_kept(db: Database) -> None:
+    context_id = await make(db, 1, SYSTEM)
+
+    with pytest.raises(E_ARG) as caught:
+        await add(db, 1, context_id, QUESTION, Message("user", "\ud800"))
+
+    assert caught.value.field == "messages"
+    assert await read(db, 1, context_id) == (SYSTEM,)
+
+
+@pytest.mark.parametrize("change", ["body = x'80'", "pos = 7", "checksum = x''"])
+async def test_a_damaged_message_is_named_and_not_served(db: Database, change: str) -> None:
+    context_id = await make(db, 1, SYSTEM, QUESTION)
+    await db.write(
+        lambda c: c.exec_driver_sql(f"UPDATE message SET {change} WHERE pos = 1").rowcount
+    )
+
+    with pytest.raises(E_STORAGE, match="message 1 of context"):
+        await read(db, 1, context_id)
+
+
+@settings(
+    max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(st.lists(st.builds(Message, st.sampled_from(["user", "assistant"]), texts), max_size=5))
+async def test_any_text_comes_back(db: Database, messages: list[Message]) -> None:
+    context_id = await make(db, 1, *messages)
+
+    assert await read(db, 1, context_id) == tuple(messages)

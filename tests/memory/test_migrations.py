@@ -1,0 +1,55 @@
+"""The steps from an empty file to this version's schema."""
+
+import sqlite3
+from pathlib import Path
+
+import pytest
+from sqlalchemy import create_engine, inspect
+
+from llmos.memory.db import Database
+from llmos.memory.migrations import APPLICATION_ID
+from llmos.memory.schema import metadata
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_the_steps_make_the_tables_of_the_metadata(db: Database) -> None:
+    inspector = inspect(create_engine(f"sqlite:///{db.path}"))
+
+    for table in metadata.sorted_tables:
+        made = [column["name"] for column in inspector.get_columns(table.name)]
+        assert made == [column.name for column in table.columns]
+    inspector.engine.dispose()
+
+
+async def test_a_file_that_stopped_after_the_first_step_is_brought_on(tmp_path: Path) -> None:
+    path = tmp_path / "memory.db"
+    await Database.open(path).aclose()
+    with sqlite3.connect(path) as old:
+        old.execute("DROP TABLE item_fts")
+        old.execute("PRAGMA user_version = 1")
+    old.close()
+
+    db = Database.open(path)
+
+    assert await db.read(lambda c: c.exec_driver_sql("SELECT count(*) FROM item_fts").scalar()) == 0
+    await db.aclose()
+
+
+async def test_an_empty_file_becomes_a_store(tmp_path: Path) -> None:
+    path = tmp_path / "memory.db"
+    path.touch()
+
+    await Database.open(path).aclose()
+
+    assert path.read_bytes()[68:72] == APPLICATION_ID.to_bytes(4, "big")
+
+
+async def test_opening_again_changes_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "memory.db"
+    await Database.open(path).aclose()
+    before = path.read_bytes()
+
+    await Database.open(path).aclose()
+
+    assert path.read_bytes() == before

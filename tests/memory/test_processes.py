@@ -1,0 +1,68 @@
+"""The table of processes."""
+
+import pytest
+
+from llmos.memory import processes
+from llmos.memory.db import Database
+from llmos.syscalls.errors import E_STORAGE
+
+pytestmark = pytest.mark.anyio
+
+
+async def add(db: Database, app: str, parent: int | None = None) -> int:
+    return await db.write(
+        lambda connection: processes.create_row(
+            connection,
+            app=app,
+            spec=b"\x00spec\xff",
+            tenant="local",
+            model="echo",
+            state="NEW",
+            parent=parent,
+            created_at=1.5,
+        )
+    )
+
+
+async def test_a_process_comes_back_as_it_was_written(db: Database) -> None:
+    pid = await add(db, "ask", parent=7)
+
+    record = await processes.get(db, pid)
+
+    assert record == processes.ProcessRecord(
+        pid, 7, "ask", "local", "echo", "NEW", None, None, 1.5, None, 0, 0, b"\x00spec\xff", None
+    )
+
+
+async def test_an_ending_is_recorded(db: Database) -> None:
+    pid = await add(db, "ask")
+
+    await processes.update(
+        db, pid, state="ZOMBIE", exit_status="exited", exit_code=3, result="391", ended_at=2.5
+    )
+
+    record = await processes.get(db, pid)
+    assert record is not None
+    assert (record.state, record.exit_status, record.exit_code) == ("ZOMBIE", "exited", 3)
+    assert (record.result, record.ended_at) == ("391", 2.5)
+
+
+async def test_a_process_that_never_was_is_none_and_cannot_change(db: Database) -> None:
+    assert await processes.get(db, 99) is None
+    with pytest.raises(E_STORAGE, match="99"):
+        await processes.update(db, 99, state="ZOMBIE")
+
+
+async def test_the_newest_are_listed_newest_last(db: Database) -> None:
+    pids = [await add(db, app) for app in ("a", "b", "c")]
+
+    listed = await processes.list(db, limit=2)
+
+    assert [record.pid for record in listed] == pids[1:]
+
+
+async def test_a_pid_is_never_used_twice(db: Database) -> None:
+    pid = await add(db, "ask")
+    await db.write(lambda c: c.exec_driver_sql("DELETE FROM process").rowcount)
+
+    assert await add(db, "ask") == pid + 1
