@@ -72,7 +72,9 @@ def hold_state(config: Config) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise E_STORAGE(f"another kernel runs on {config.home}; stop it: llmos stop") from None
+            raise E_STORAGE(
+                f"another kernel runs on {config.home}; fix: llmos stop", field="lock"
+            ) from None
         yield
 
 

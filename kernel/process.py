@@ -63,6 +63,7 @@ class Process:
         self.killed_by: str | None = None
         self.exit: ProcessExit | None = None
         self.error: ErrorReply | None = None
+        self.greeted = anyio.Event()
         self.ended = anyio.Event()
         # calls
         self.journaled: dict[tuple[str, int], JournalRow] = {}

@@ -17,6 +17,7 @@ SyscallError
 ├── E_FRAME           the byte stream is not a sequence of frames; the connection closes
 ├── E_DECODE          a frame is not valid msgpack of the expected shape
 ├── E_SEQ             a sequence number came twice or out of order
+├── E_APP             the app itself failed: it crashed, or its main raised
 └── E_KERNEL          a fault of the kernel itself; the call had no journaled result
 """
 

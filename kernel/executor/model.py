@@ -19,7 +19,7 @@ from llmos.syscalls.errors import E_MODEL
 from .attention import ATTENTION_NAME, LayerShape, attend, probing
 from .checkpoint import compute_fingerprint, find_checkpoint
 from .device import pick_device, pick_dtype
-from .imports import without_compiler
+from .startup import without_compiler
 from .protocol import Load
 
 _KNOWN_LAYER_TYPES = {"full_attention", "sliding_attention"}

@@ -87,7 +87,7 @@ def _draw(logits: torch.Tensor, sequences: list[Sequence]) -> list[int]:
     """One token a row from the filtered distribution, by its cumulative sum in sorted order."""
     parameters = [one.sampling for one in sequences]
     logits = logits / _column([one.temperature for one in parameters], logits)
-    ordered, tokens = logits.sort(-1, descending=True, stable=True)
+    ordered, tokens = torch.sort(logits, dim=-1, descending=True, stable=True)
     probabilities = torch.softmax(_filter(ordered, parameters), -1)
     sums = probabilities.double().cumsum(-1)
     uniform = draw_uniform(

@@ -69,6 +69,7 @@ async def _greet(process: Process, frames: FrameStream, token: str) -> None:
         raise E_PERM("HELLO does not belong to this process", field="token")
     await frames.send(Welcome(process.pid, process.spec.argv))
     process.state = "READY"
+    process.greeted.set()
 
 
 async def _serve_calls(machine: Machine, process: Process, frames: FrameStream) -> Exit:

@@ -1,0 +1,1 @@
+"""User space: the shell and every packaged app."""

@@ -1,0 +1,1 @@
+"""shell: runs apps line by line."""

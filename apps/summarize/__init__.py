@@ -1,0 +1,1 @@
+"""summarize: the key sentences of a text file."""

@@ -1,0 +1,96 @@
+"""`llmos app`, `model` and `syscalls`: what there is to run, to run it on, and to call."""
+
+from pathlib import Path
+
+import click
+
+from .tables import print_json, print_table
+
+
+@click.group()
+def app() -> None:
+    """List apps and make new ones."""
+
+
+@app.command("new")
+@click.argument("name")
+@click.option("--in", "parent", default=".", metavar="DIR", help="Where to put its folder.")
+def app_new(name: str, parent: str) -> int:
+    """Make a folder NAME with an app that runs as it is."""
+    from .scaffold import make_app
+
+    folder = make_app(name, Path(parent))
+    click.echo(folder)
+    shown = folder if folder.is_absolute() else f"./{folder}"
+    click.echo(f"llmos: try it: llmos run {shown} hello", err=True)
+    return 0
+
+
+@app.command("ls")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
+def app_ls(as_json: bool) -> int:
+    """List the packaged apps."""
+    from llmos.kernel.manifest import list_apps
+
+    found = list_apps()
+    if as_json:
+        print_json(
+            [
+                {
+                    "name": it.name,
+                    "version": it.version,
+                    "folder": str(it.folder),
+                    "description": it.description,
+                }
+                for it in found
+            ]
+        )
+    else:
+        print_table(
+            ("APP", "VERSION", "WHAT IT DOES"),
+            ((it.name, it.version, it.description) for it in found),
+        )
+    return 0
+
+
+@click.group(invoke_without_command=True)
+@click.pass_context
+def model(ctx: click.Context) -> int:
+    """List models."""
+    if ctx.invoked_subcommand is None:
+        code: int = ctx.invoke(model_ls)
+        return code
+    return 0
+
+
+@model.command("ls")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
+def model_ls(as_json: bool = False) -> int:
+    """List the models that come with llmos, and say how to get a real one."""
+    from .models import list_models
+
+    found = list_models()
+    if as_json:
+        print_json(found)
+        return 0
+    print_table(("MODEL", "WHAT IT IS"), ((it.name, it.description) for it in found))
+    click.echo('a real one: llmos run --model PATH-OR-HUB-ID ask "hello"', err=True)
+    return 0
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
+def syscalls(as_json: bool) -> int:
+    """List what apps may ask of the kernel."""
+    from llmos.syscalls.table import ROWS
+
+    rows = [
+        (row.name, row.effect, row.capability, (row.request.__doc__ or "").split("\n")[0])
+        for row in ROWS
+    ]
+    header = ("name", "effect", "capability", "description")
+    if as_json:
+        print_json([dict(zip(header, row, strict=True)) for row in rows])
+    else:
+        print_table([name.upper() for name in header], rows)
+    return 0

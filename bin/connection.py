@@ -1,0 +1,144 @@
+"""The client's side of the control socket: find the kernel or become it, ask, hear.
+
+Whoever comes first boots the kernel in its own process; the others connect to it. The embedded
+kernel is the daemon's code on the same state directory, reached through the same socket, so there
+is one way to talk to it. kernel.main is imported only to embed: a client of a running kernel
+starts in a fraction of the time.
+"""
+
+import importlib
+import sys
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from typing import TYPE_CHECKING, TypeVar
+
+import anyio
+import msgspec
+
+from llmos.kernel.config import Config
+from llmos.kernel.protocol import FromTerminal, Refused, ToTerminal
+from llmos.syscalls.errors import E_KERNEL, E_STORAGE, raise_reply
+from llmos.syscalls.wire import ByteStream, FrameStream, decode
+
+if TYPE_CHECKING:
+    from llmos.kernel.machine import Machine
+
+OTHER_KERNEL_SECONDS = 5.0
+POLL_SECONDS = 0.02
+T = TypeVar("T")
+_events = msgspec.msgpack.Decoder(ToTerminal)
+
+
+class Connection:
+    """One terminal at the kernel: it makes one request and hears what comes of it."""
+
+    def __init__(self, stream: ByteStream) -> None:
+        self._stream = FrameStream(stream)
+
+    async def send(self, message: FromTerminal) -> None:
+        """Say something to the kernel. E_KERNEL when it is gone."""
+        try:
+            await self._stream.send(message)
+        except (anyio.BrokenResourceError, anyio.ClosedResourceError):
+            raise E_KERNEL("the kernel went away") from None
+
+    async def receive(self) -> ToTerminal:
+        """What the kernel says next. E_KERNEL when it is gone."""
+        try:
+            body = await self._stream.receive()
+        except (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError):
+            raise E_KERNEL("the kernel went away") from None
+        event: ToTerminal = decode(body, _events)
+        return event
+
+    async def request(self, message: FromTerminal, answer: type[T]) -> T:
+        """Ask for one answer. A refusal is raised as its typed error."""
+        await self.send(message)
+        reply = await self.receive()
+        if isinstance(reply, Refused):
+            raise_reply(reply.error)
+        if not isinstance(reply, answer):
+            raise E_KERNEL(f"the kernel answered {type(reply).__name__}")
+        return reply
+
+    async def aclose(self) -> None:
+        """Hang up."""
+        await self._stream.aclose()
+
+
+async def try_connect(config: Config) -> Connection | None:
+    """A connection to the kernel of this state directory, or None when none runs."""
+    try:
+        return Connection(await anyio.connect_unix(config.socket))
+    except (FileNotFoundError, ConnectionRefusedError):
+        return None
+
+
+@asynccontextmanager
+async def reach_kernel(
+    config: Config, *, model: str | None = None, prepare: bool = False
+) -> AsyncIterator[Connection]:
+    """A connection to the kernel, which is booted in this process when none runs.
+
+    With `prepare` an embedded kernel starts to load `model` (None: the default one) at once. It
+    stays after its own terminal is done as long as processes of other terminals run in it.
+    """
+    connection = await try_connect(config)
+    if connection is not None:
+        async with aclosing(connection):
+            yield connection
+        return
+    async with AsyncExitStack() as stack:
+        machine = await _boot_or_join(config, stack)
+        if machine is not None and prepare:
+            machine.prepare_model(model)
+        connection = await _wait_for_kernel(config)
+        async with aclosing(connection), anyio.create_task_group() as group:
+            if machine is not None:
+                group.start_soon(_hang_up_when_stopping, machine, connection)
+            yield connection
+            group.cancel_scope.cancel()
+        if machine is not None:
+            await _wait_for_other_terminals(machine)
+
+
+async def _boot_or_join(config: Config, stack: AsyncExitStack) -> "Machine | None":
+    """Boot a kernel that lives as long as `stack`; None if somebody else was faster."""
+    kernel = importlib.import_module("llmos.kernel.main")
+    try:
+        machine: Machine = await stack.enter_async_context(kernel.boot(config))
+    except E_STORAGE as error:
+        if error.field != "lock":
+            raise
+        return None
+    return machine
+
+
+async def _wait_for_kernel(config: Config) -> Connection:
+    """A connection to a kernel that is booting. E_STORAGE when it takes too long."""
+    with anyio.move_on_after(OTHER_KERNEL_SECONDS):
+        while True:
+            connection = await try_connect(config)
+            if connection is not None:
+                return connection
+            await anyio.sleep(POLL_SECONDS)
+    raise E_STORAGE(
+        f"another kernel holds {config.home} but nobody answers at its socket {config.socket}",
+    )
+
+
+async def _hang_up_when_stopping(machine: "Machine", connection: Connection) -> None:
+    """Another terminal may stop the kernel that this one embeds."""
+    await machine.stopping.wait()
+    await connection.aclose()
+
+
+async def _wait_for_other_terminals(machine: "Machine") -> None:
+    with anyio.move_on_after(POLL_SECONDS) as soon:
+        await machine.wait_idle()
+    if soon.cancelled_caught and not machine.stopping.is_set():
+        print(
+            "llmos: processes of other terminals run in this one's kernel; it waits for them",
+            file=sys.stderr,
+        )
+        await machine.wait_idle()

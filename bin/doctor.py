@@ -1,0 +1,95 @@
+"""`llmos doctor`: look at what llmos stands on, and say what to do about what is wrong."""
+
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+from typing import NamedTuple
+
+import click
+
+from llmos import __version__
+from llmos.kernel.config import Config, load_config
+
+from .failure import EXIT_OK, EXIT_STATE
+from .tables import print_json, print_table
+
+MIN_FREE_BYTES = 256 << 20
+# The WAL-reset bug needs two connections that write or checkpoint at once; llmos has one writer.
+SQLITE_WITHOUT_RESET_BUG = (3, 51, 3)
+SQLITE_WITH_FIX_BACKPORTED = ((3, 44, 6), (3, 50, 7))
+
+
+class Finding(NamedTuple):
+    """One thing looked at. A `fix` says that something is wrong, `fatal` that nothing can run."""
+
+    what: str
+    found: str
+    fix: str = ""
+    fatal: bool = False
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
+def doctor(as_json: bool) -> int:
+    """Check Python, the libraries, the state directory and the model."""
+    findings = list(examine(load_config(os.environ)))
+    if as_json:
+        print_json([finding._asdict() for finding in findings])
+    else:
+        rows = [(finding.what, finding.found, finding.fix) for finding in findings]
+        print_table(("LLMOS", __version__, "FIX"), rows)
+    return EXIT_STATE if any(finding.fatal for finding in findings) else EXIT_OK
+
+
+def examine(config: Config) -> Iterator[Finding]:
+    """Look at everything once."""
+    yield Finding("python", f"{platform.python_version()} ({sys.executable})")
+    for package in ("torch", "transformers"):
+        yield check_package(package)
+    yield check_sqlite()
+    yield check_space(config)
+    yield check_model(config)
+
+
+def check_package(name: str) -> Finding:
+    """Whether a library of the executor is installed; importing it would take seconds."""
+    try:
+        return Finding(name, version(name))
+    except PackageNotFoundError:
+        return Finding(name, "not installed", "pip install 'llmos[local]', or use --model echo")
+
+
+def check_sqlite() -> Finding:
+    """Warn of versions with the WAL-reset bug."""
+    from llmos.memory.db import SQLITE_VERSION
+
+    found = ".".join(map(str, SQLITE_VERSION))
+    if SQLITE_VERSION >= SQLITE_WITHOUT_RESET_BUG or SQLITE_VERSION in SQLITE_WITH_FIX_BACKPORTED:
+        return Finding("sqlite", found)
+    advice = "has the WAL-reset bug, which llmos avoids; open the store with nothing else"
+    return Finding("sqlite", found, advice)
+
+
+def check_space(config: Config) -> Finding:
+    """Whether the disk of the state directory has room. load_config has checked its modes."""
+    free_bytes = shutil.disk_usage(config.home).free
+    found = f"{config.home} ({free_bytes >> 20} MiB free)"
+    if free_bytes >= MIN_FREE_BYTES:
+        return Finding("state directory", found)
+    fix = "free some space or set LLMOS_HOME to another disk"
+    return Finding("state directory", found, fix, free_bytes == 0)
+
+
+def check_model(config: Config) -> Finding:
+    """Whether the default model is there."""
+    from llmos.kernel.models import DEMO_FOLDER
+
+    if config.model != "demo":
+        return Finding("model", config.model)
+    if (DEMO_FOLDER / "config.json").is_file():
+        return Finding("model", f"demo ({DEMO_FOLDER})")
+    fix = "this copy of llmos lacks models/demo: use --model with a folder or hub id"
+    return Finding("model", "demo: missing", fix, fatal=False)

@@ -1,1 +1,0 @@
-from llmos.kernel.protocol import *  # noqa: F403

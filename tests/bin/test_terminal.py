@@ -1,0 +1,179 @@
+"""A terminal at work, with a scripted kernel at the other end."""
+
+import os
+import signal
+from pathlib import Path
+
+import anyio
+import pytest
+
+from llmos.bin.prompt import Prompt
+from llmos.bin.screen import Screen
+from llmos.bin.terminal import Terminal, run_detached
+from llmos.kernel.protocol import (
+    Asked,
+    Ended,
+    Input,
+    Interrupt,
+    Notice,
+    Output,
+    Refused,
+    Run,
+    Started,
+    ToolRan,
+    ToTerminal,
+)
+from llmos.syscalls.errors import E_ARG, E_KERNEL, ErrorReply
+from llmos.syscalls.process import ExitStatus, ProcessExit
+
+from .conftest import connected
+
+pytestmark = pytest.mark.anyio
+RUN = Run("ask", ("hi",), "/")
+
+
+def ended(
+    status: ExitStatus = "exited",
+    code: int = 0,
+    result: str = "",
+    error: ErrorReply | None = None,
+    printed: bool = False,
+) -> Ended:
+    return Ended(ProcessExit(7, status, code, result), error, printed)
+
+
+async def play(home: Path, *events: ToTerminal) -> int:
+    """The exit code of a terminal whose kernel says these events."""
+    async with connected() as (connection, kernel):
+        await kernel.say(Started(7), *events)
+        return await Terminal(connection, Screen(), Prompt(home / "history")).run(RUN)
+
+
+async def test_words_go_to_stdout_and_notes_to_stderr(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tool = ToolRan(7, "calculator", '{"expression": "17 * 23"}', "391", False, 0.0004)
+
+    code = await play(tmp_path, Notice("queued"), tool, Output(7, "39"), Output(7, "1\n"), ended())
+
+    shown = capsys.readouterr()
+    assert (code, shown.out) == (0, "391\n")
+    assert shown.err == 'queued\n· calculator {"expression": "17 * 23"} → 391 (0.4 ms)\n'
+
+
+async def test_what_main_returned_is_shown_if_nothing_was_printed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    await play(tmp_path, ended(result="42"))
+    await play(tmp_path, Output(7, "a\n"), ended(result="43", printed=True))
+
+    assert capsys.readouterr().out == "42\na\n"
+
+
+async def test_an_error_is_shown_and_its_exit_code_returned(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    error = ErrorReply("E_CONTEXT", "the prompt has 9 tokens; fix: shorten it")
+
+    code = await play(tmp_path, ended("failed", 5, error=error))
+
+    assert code == 5
+    assert capsys.readouterr().err == "llmos: the prompt has 9 tokens\nfix: shorten it\n"
+
+
+async def test_a_killed_process_is_exit_code_7(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert await play(tmp_path, ended("killed", 7)) == 7
+    assert capsys.readouterr().err == "llmos: process 7 was killed\n"
+
+
+async def test_a_refusal_is_raised(tmp_path: Path) -> None:
+    with pytest.raises(E_ARG):
+        await play(tmp_path, Refused(ErrorReply("E_ARG", "no app is called x", "app")))
+
+
+async def test_a_lost_kernel_tells_how_to_go_on(tmp_path: Path) -> None:
+    async with connected() as (connection, kernel), anyio.create_task_group() as group:
+
+        async def die() -> None:
+            await kernel.hear()
+            await kernel.say(Started(7))
+            await kernel.aclose()
+
+        group.start_soon(die)
+        with pytest.raises(E_KERNEL, match="llmos run --resume 7"):
+            await Terminal(connection, Screen(), Prompt(tmp_path / "history")).run(RUN)
+
+
+async def test_a_question_without_anybody_to_answer_gets_the_end_of_input(tmp_path: Path) -> None:
+    async with connected() as (connection, kernel), anyio.create_task_group() as group:
+        terminal = Terminal(connection, Screen(), Prompt(tmp_path / "history"))
+        group.start_soon(terminal.run, RUN)
+        await kernel.hear()
+
+        await kernel.say(Asked(3, 7, "you> "))
+
+        assert await kernel.hear() == Input(3, None)
+        await kernel.say(ended())
+
+
+async def test_words_behind_a_question_come_line_by_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with connected() as (connection, _):
+        terminal = Terminal(connection, Screen(), Prompt(tmp_path / "history"))
+        terminal._num_questions = 1
+        terminal._write(8, "a")
+        terminal._write(9, "x\ny")
+        terminal._num_questions = 0
+        terminal._write(8, "b\nc")
+
+        assert capsys.readouterr().out == "x\nab\n"
+        assert terminal._unfinished == {8: "c", 9: "y"}
+
+
+async def test_ctrl_c_interrupts_and_a_second_one_leaves(tmp_path: Path) -> None:
+    codes: list[int] = []
+
+    async with connected() as (connection, kernel), anyio.create_task_group() as group:
+
+        async def run() -> None:
+            prompt = Prompt(tmp_path / "history")
+            codes.append(await Terminal(connection, Screen(), prompt).run(RUN))
+
+        group.start_soon(run)
+        await kernel.hear()
+        os.kill(os.getpid(), signal.SIGINT)
+        assert await kernel.hear() == Interrupt()
+        os.kill(os.getpid(), signal.SIGINT)
+
+    assert codes == [130]
+
+
+async def test_an_interrupted_process_keeps_its_words_and_is_exit_code_130(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    codes: list[int] = []
+
+    async with connected() as (connection, kernel), anyio.create_task_group() as group:
+
+        async def run() -> None:
+            prompt = Prompt(tmp_path / "history")
+            codes.append(await Terminal(connection, Screen(), prompt).run(RUN))
+
+        group.start_soon(run)
+        await kernel.hear()
+        os.kill(os.getpid(), signal.SIGINT)
+        await kernel.hear()
+        await kernel.say(Output(7, "part"), ended("killed", 7, printed=True))
+
+    shown = capsys.readouterr()
+    assert (codes, shown.out, shown.err) == ([130], "part", "llmos: interrupted\n")
+
+
+async def test_detached_it_returns_the_pid() -> None:
+    async with connected() as (connection, kernel):
+        await kernel.say(Started(9))
+
+        assert await run_detached(connection, RUN) == 9
