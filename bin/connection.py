@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 OTHER_KERNEL_SECONDS = 5.0
 POLL_SECONDS = 0.02
+FAREWELL_SECONDS = 1.0
 T = TypeVar("T")
 _events = msgspec.msgpack.Decoder(ToTerminal)
 
@@ -134,7 +135,7 @@ async def _hang_up_when_stopping(machine: "Machine", connection: Connection) -> 
 
 
 async def _wait_for_other_terminals(machine: "Machine") -> None:
-    with anyio.move_on_after(POLL_SECONDS) as soon:
+    with anyio.move_on_after(FAREWELL_SECONDS) as soon:
         await machine.wait_idle()
     if soon.cancelled_caught and not machine.stopping.is_set():
         print(

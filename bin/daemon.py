@@ -9,7 +9,8 @@ import anyio
 from llmos.kernel.config import Config, load_config
 from llmos.kernel.main import boot
 
-from .failure import install_crash_report, run_guarded
+from .crash import install_crash_report
+from .failure import run_guarded
 
 
 def main() -> None:

@@ -16,6 +16,7 @@ if ! fresh; then
             exec "$candidate" -I "$root/bin/bootstrap.py" "$self" "$@"
         fi
     done
-    echo "llmos: no Python 3.11 or newer on PATH. fix: apt-get install python3 python3-venv" >&2
+    echo "llmos: there is no Python 3.11 or newer on PATH" >&2
+    echo "fix: apt-get install python3 python3-venv" >&2
     exit 3
 fi

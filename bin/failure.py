@@ -2,16 +2,11 @@
 
 0 ok · 1 app failed · 2 usage · 3 state or daemon · 4 sandbox or model cannot run · 5 limit or
 context · 6 permission · 7 killed · 130 Ctrl-C. A message may end in its own `; fix: …`.
-What nobody foresaw goes to a file with its traceback, and the line names the file.
 """
 
 import os
-import signal
 import sys
-import tempfile
-import traceback
 from collections.abc import Callable
-from types import TracebackType
 
 import click
 
@@ -93,19 +88,3 @@ def _report(failure: BaseException) -> int:
 def _drop_stdout() -> None:
     """Let what is still buffered for a reader that has left go nowhere."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def install_crash_report() -> None:
-    """From now on an exception that nobody catches becomes one line that names a file."""
-    sys.excepthook = _report_crash
-
-
-def _report_crash(
-    kind: type[BaseException], failure: BaseException, trace: TracebackType | None
-) -> None:
-    if issubclass(kind, KeyboardInterrupt):
-        show_failure("interrupted")
-        os._exit(128 + signal.SIGINT)
-    with tempfile.NamedTemporaryFile("w", prefix="llmos-", suffix=".log", delete=False) as log:
-        traceback.print_exception(kind, failure, trace, file=log)
-    show_failure(f"a fault of llmos: {kind.__name__}", f"report it with {log.name}")

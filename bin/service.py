@@ -1,5 +1,6 @@
 """`llmos start`, `stop` and `status`: the kernel as a daemon."""
 
+import fcntl
 import os
 import subprocess
 import sys
@@ -89,19 +90,21 @@ async def _stop(config: Config) -> int:
     reply = await connection.request(Shutdown(), StatusReply)
     await connection.aclose()
     with anyio.move_on_after(START_SECONDS):
-        while _is_alive(reply.os_pid):  # noqa: ASYNC110 - no event tells of another program's end
+        while _is_held(config.lock):  # noqa: ASYNC110 - no event tells of another program's end
             await anyio.sleep(POLL_SECONDS)
         click.echo(f"llmos: the kernel (OS process {reply.os_pid}) has stopped", err=True)
         return 0
     raise E_KERNEL(f"the kernel does not end; fix: kill -9 {reply.os_pid}")
 
 
-def _is_alive(os_pid: int) -> bool:
-    try:
-        os.kill(os_pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
+def _is_held(lock: Path) -> bool:
+    """Whether a kernel still holds the state directory."""
+    with lock.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
 
 
 async def _status(config: Config, as_json: bool) -> int:

@@ -3,12 +3,15 @@
 A terminal gets columns that fit it; a file or a pipe gets every word on one line per row.
 """
 
+import shutil
 import sys
 from collections.abc import Iterable, Sequence
 
 import msgspec
 
 MAX_WIDTH = 100_000
+MIN_LAST_COLUMN = 10
+GAP = "  "
 
 
 def print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
@@ -18,14 +21,17 @@ def print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     from rich.text import Text
 
     cells = [[Text(cell.replace("\n", " ")) for cell in row] for row in rows]
+    fixed = [[len(name), *(row[at].cell_len for row in cells)] for at, name in enumerate(header)]
+    num_fixed = sum(max(widths) + len(GAP) for widths in fixed[:-1])
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for index, name in enumerate(header):
-        widths = [len(name), *(row[index].cell_len for row in cells)]
-        min_width = None if index == len(header) - 1 else max(widths)
-        table.add_column(name, no_wrap=True, overflow="ellipsis", min_width=min_width)
+    for name in header:
+        table.add_column(name, no_wrap=True)
     for row in cells:
+        if sys.stdout.isatty():
+            room = shutil.get_terminal_size().columns - num_fixed
+            row[-1].truncate(max(room, MIN_LAST_COLUMN), overflow="ellipsis")
         table.add_row(*row)
-    console = Console(width=None if sys.stdout.isatty() else MAX_WIDTH, highlight=False)
+    console = Console(width=MAX_WIDTH, highlight=False)
     with console.capture() as capture:
         console.print(table)
     lines = [line.rstrip() for line in capture.get().splitlines()]

@@ -42,6 +42,7 @@ class Terminal:
         self._prompt = prompt
         self._keep = keep
         self._pid = 0
+        self._last_pid = 0
         self._num_questions = 0
         self._unfinished: dict[int, str] = {}  # last lines of what writes behind a question
         self._num_interrupts = 0
@@ -95,6 +96,9 @@ class Terminal:
             lines, newline, rest = (self._unfinished.get(pid, "") + text).rpartition("\n")
             self._unfinished[pid] = rest
             text = lines + newline
+        if pid != self._last_pid:
+            self._screen.start_line()
+        self._last_pid = pid
         self._screen.write(text)
 
     def _lost(self, error: E_KERNEL) -> E_KERNEL:

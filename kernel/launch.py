@@ -9,11 +9,11 @@ import os
 import secrets
 import signal
 import socket
+from contextlib import aclosing
 from pathlib import Path
 
 import anyio
 import msgspec
-from anyio.abc import UNIXSocketStream
 
 from llmos.memory import processes
 from llmos.memory.db import Connection
@@ -21,6 +21,7 @@ from llmos.memory.journal import load
 from llmos.syscalls.errors import E_APP, E_ARG, E_CANCELLED, E_STORAGE, ErrorReply
 from llmos.syscalls.process import ExitStatus, ProcessExit, SignalName
 from llmos.syscalls.runtime import EXIT_FAILED, EXIT_KILLED, Program
+from llmos.syscalls.stream import SocketStream
 from llmos.syscalls.wire import Deliver, Exit, encode_frame
 
 from .capability import narrow
@@ -44,7 +45,7 @@ class Launcher:
     def __init__(self, machine: Machine, zygote: Zygote) -> None:
         self._machine = machine
         self._zygote = zygote
-        self._streams: dict[int, UNIXSocketStream] = {}
+        self._streams: dict[int, SocketStream] = {}
 
     # -- birth
 
@@ -125,7 +126,8 @@ class Launcher:
         ours, theirs = socket.socketpair()
         token = secrets.token_hex(TOKEN_BYTES)
         ending: Exit | None = None
-        async with await UNIXSocketStream.from_socket(ours) as stream:
+        stream = await SocketStream.adopt(ours)
+        async with aclosing(stream):
             self._streams[process.pid] = stream
             try:
                 await self._zygote.fork(self._program(process, token), theirs)

@@ -22,6 +22,8 @@ from .process import Process, ProcessSpec, ProcessTable
 from .terminal import Terminal
 from .tools.registry import Registry
 
+LAST_WORDS_SECONDS = 1.0
+
 
 class Birth(msgspec.Struct, frozen=True):
     """A process that is about to exist: all but its pid."""
@@ -80,6 +82,7 @@ class Machine:
     tasks: TaskGroup
     launcher: Launcher = field(init=False)
     stopping: anyio.Event = field(default_factory=anyio.Event)
+    attending: set[anyio.Event] = field(default_factory=set)  # set when a terminal is done
 
     def prepare_model(self, name: str | None) -> None:
         """Begin to load a model, so that it is there when the first process asks for it."""
@@ -90,5 +93,8 @@ class Machine:
             await self.models.get(name).load()
 
     async def wait_idle(self) -> None:
-        """Wait until no process lives."""
+        """Wait until no process lives and every terminal that reads has heard of its end."""
         await self.table.wait_empty()
+        with anyio.move_on_after(LAST_WORDS_SECONDS):
+            for done in tuple(self.attending):
+                await done.wait()

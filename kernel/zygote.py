@@ -172,7 +172,7 @@ class Nursery:
         message = _to_zygote.decode(datagram)
         if isinstance(message, SendSignal):
             if message.pid in self._os_pids:
-                os.killpg(self._os_pids[message.pid], message.signal_number)
+                _signal_group(self._os_pids[message.pid], message.signal_number)
             return None
         app_socket = socket.socket(fileno=fds[0])
         os_pid = os.fork()
@@ -212,6 +212,14 @@ class Nursery:
     def _kill_all(self) -> None:
         for os_pid in self._os_pids.values():
             _kill_group(os_pid)
+
+
+def _signal_group(os_pid: int, signal_number: int) -> None:
+    """Signal an app's process group, or the app alone while it has not made its group yet."""
+    try:
+        os.killpg(os_pid, signal_number)
+    except ProcessLookupError:
+        os.kill(os_pid, signal_number)
 
 
 def _kill_group(os_pid: int) -> None:

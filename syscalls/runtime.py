@@ -9,11 +9,11 @@ from typing import Any
 
 import anyio
 import msgspec
-from anyio.abc import UNIXSocketStream
 
 from .argv import bind_argv
 from .client import System
 from .errors import E_ARG, SyscallError
+from .stream import SocketStream
 from .tasks import running
 from .wire import GONE, PROTOCOL_VERSION, Exit, FrameStream, Hello, Welcome
 
@@ -58,7 +58,7 @@ def result_text(value: object) -> str:
 
 async def serve(program: Program, raw: socket.socket) -> int:
     """Run the app's main over this socket; returns the exit code."""
-    stream = FrameStream(await UNIXSocketStream.from_socket(raw))
+    stream = FrameStream(await SocketStream.adopt(raw))
     await stream.send(Hello(PROTOCOL_VERSION, program.pid, program.token))
     system = System(stream)
     welcome = await system.receive()

@@ -55,7 +55,7 @@ class Model:
 
 
 def load_model(spec: Load) -> Model:
-    """Load from a folder or the hub. Raises E_MODEL with the reason and, where there is one, the fix."""
+    """Load from a folder or the hub. Raises E_MODEL with the reason and, if any, the fix."""
     folder = find_checkpoint(spec.model)
     device = pick_device(spec.device)
     dtype = pick_dtype(spec.dtype, device)

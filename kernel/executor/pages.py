@@ -66,6 +66,10 @@ class PagePool:
         """The page of this name, if its content is still there."""
         return self._pages.get(name)
 
+    def is_named(self, page: int) -> bool:
+        """Whether the page's content has a name."""
+        return page in self._names
+
     def hold(self, page: int) -> None:
         """One more reference to a page that is referenced or cached."""
         self._counts[page] += 1

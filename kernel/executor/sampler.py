@@ -90,9 +90,7 @@ def _draw(logits: torch.Tensor, sequences: list[Sequence]) -> list[int]:
     ordered, tokens = torch.sort(logits, dim=-1, descending=True, stable=True)
     probabilities = torch.softmax(_filter(ordered, parameters), -1)
     sums = probabilities.double().cumsum(-1)
-    uniform = draw_uniform(
-        [one.seed for one in parameters], [len(one.tokens) for one in sequences]
-    )
+    uniform = draw_uniform([one.seed for one in parameters], [len(one.tokens) for one in sequences])
     goal = torch.from_numpy(uniform).to(sums.device).unsqueeze(1) * sums[:, -1:]
     ranks = torch.searchsorted(sums, goal, right=True)
     ranks = torch.minimum(ranks, (probabilities > 0).sum(-1, keepdim=True) - 1)

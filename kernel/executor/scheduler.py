@@ -79,9 +79,10 @@ class Scheduler:
                 works.append(Work(sequence, num_tokens))
                 budget -= num_tokens
         while budget and self.num_preemptions == num_preemptions:
-            if (sequence := self._admit(budget)) is None:
+            admitted = self._admit(budget)
+            if admitted is None:
                 break
-            works.append(Work(sequence, min(budget, sequence.num_left)))
+            works.append(Work(admitted, min(budget, admitted.num_left)))
             budget -= works[-1].num_tokens
         return sorted(
             (work for work in works if work.sequence in self.running),

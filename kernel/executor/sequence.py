@@ -69,9 +69,7 @@ class Sequence:
 
     def name_pages(self, page_size: int, num_tokens: int) -> list[bytes]:
         """The names of the full pages of the first `num_tokens` tokens."""
-        extend_names(
-            self.names, self.root, self.tokens, page_size=page_size, num_tokens=num_tokens
-        )
+        extend_names(self.names, self.root, self.tokens, page_size=page_size, num_tokens=num_tokens)
         return self.names[: num_tokens // page_size]
 
     def count_tokens(self, num_vocabulary: int, device: torch.device) -> torch.Tensor:

@@ -9,12 +9,13 @@ from contextlib import suppress
 
 import anyio
 import msgspec
-from anyio.abc import TaskGroup, UNIXSocketStream
+from anyio.abc import TaskGroup
 
 from llmos.syscalls.errors import E_ARG, E_FRAME, E_LIMIT, E_PERM, SyscallError
 from llmos.syscalls.wire import (
     GONE,
     PROTOCOL_VERSION,
+    ByteStream,
     Cancel,
     Exit,
     Failure,
@@ -39,7 +40,7 @@ _from_app = msgspec.msgpack.Decoder(FromApp)
 
 
 async def serve_app(
-    machine: Machine, process: Process, stream: UNIXSocketStream, token: str
+    machine: Machine, process: Process, stream: ByteStream, token: str
 ) -> Exit | None:
     """Serve a process until its Exit frame, which is returned; None if it left without one."""
     frames = FrameStream(stream)

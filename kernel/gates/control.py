@@ -151,6 +151,8 @@ async def _attend(
     machine: Machine, frames: FrameStream, terminal: Terminal, process: Process
 ) -> None:
     """Be the process's terminal until it has ended or the person has left."""
+    done = anyio.Event()
+    machine.attending.add(done)
     terminal.foreground.append(process.pid)
     terminal.emit(Started(process.pid))
     async with anyio.create_task_group() as tasks:
@@ -162,6 +164,8 @@ async def _attend(
         except GONE:
             terminal.close()
         tasks.cancel_scope.cancel()
+    machine.attending.discard(done)
+    done.set()
     for left in machine.table:
         if left.terminal is terminal:
             machine.launcher.signal(left, "TERM")

@@ -211,8 +211,18 @@ def test_the_daemon_serves_and_stops(daemon: Llmos) -> None:
     assert status["home"] == str(daemon.home)
     assert stopped.returncode == 0
     assert daemon.run("status").returncode == 3
-    with pytest.raises(ProcessLookupError):
-        os.kill(status["os_pid"], 0)
+    assert daemon.run("start").stderr.startswith("llmos: the kernel is ready")
+
+
+@pytest.mark.slow
+def test_a_second_daemon_is_refused_and_sigterm_ends_the_first(daemon: Llmos) -> None:
+    second = daemon.run(module="daemon")
+    os.kill(json.loads(daemon.run("status", "--json").stdout)["os_pid"], signal.SIGTERM)
+    daemon.run("stop")
+
+    assert second.returncode == 3
+    assert second.stderr.startswith("llmos: another kernel runs on")
+    assert "Traceback" not in (daemon.home / "logs" / "llmosd.log").read_text()
 
 
 @pytest.mark.slow

@@ -2,7 +2,7 @@
 
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from pathlib import Path
 
 import anyio
@@ -22,6 +22,7 @@ from llmos.memory import processes
 from llmos.memory.db import Database
 from llmos.memory.journal import JournalRow, load
 from llmos.syscalls.client import System
+from llmos.syscalls.stream import SocketStream
 from llmos.syscalls.tasks import running
 from llmos.syscalls.wire import PROTOCOL_VERSION, FrameStream, Hello
 
@@ -83,7 +84,7 @@ async def open_gate(machine: Machine, process: Process) -> AsyncIterator[UNIXSoc
     """The app's end of a served socket, before HELLO."""
     ours, theirs = socket.socketpair()
     async with (
-        await UNIXSocketStream.from_socket(ours) as kernel_end,
+        aclosing(await SocketStream.adopt(ours)) as kernel_end,
         await UNIXSocketStream.from_socket(theirs) as app_end,
         anyio.create_task_group() as tasks,
     ):

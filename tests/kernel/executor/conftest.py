@@ -47,10 +47,18 @@ CONFIGS: dict[str, Callable[[], Any]] = {
     "llama": lambda: LlamaConfig(**SHAPE),
     "qwen3": lambda: Qwen3Config(**SHAPE, tie_word_embeddings=True),
     "gemma2": lambda: Gemma2Config(
-        **SHAPE, sliding_window=20, layer_types=ALTERNATING, query_pre_attn_scalar=40, tie_word_embeddings=False
+        **SHAPE,
+        sliding_window=20,
+        layer_types=ALTERNATING,
+        query_pre_attn_scalar=40,
+        tie_word_embeddings=False,
     ),
     "gemma3": lambda: Gemma3TextConfig(
-        **SHAPE, sliding_window=20, layer_types=ALTERNATING, query_pre_attn_scalar=40, tie_word_embeddings=False
+        **SHAPE,
+        sliding_window=20,
+        layer_types=ALTERNATING,
+        query_pre_attn_scalar=40,
+        tie_word_embeddings=False,
     ),
     "mistral": lambda: MistralConfig(**SHAPE, sliding_window=24),
 }

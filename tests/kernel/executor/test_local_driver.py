@@ -96,10 +96,13 @@ async def test_a_killed_executor_is_replaced_and_no_text_comes_twice(driver: Loc
 async def test_an_executor_that_dies_twice_is_an_error_with_the_way_it_died(
     driver: LocalDriver,
 ) -> None:
-    with pytest.raises(E_MODEL, match="signal 9"):
+    async def kill_at_every_word() -> None:
         async for _ in driver.generate(make_job("tell me more", 400, seed=5)):
             if driver.process_id:
                 os.kill(driver.process_id, signal.SIGKILL)
+
+    with pytest.raises(E_MODEL, match="signal 9"):
+        await kill_at_every_word()
 
 
 async def test_a_model_that_cannot_be_loaded_is_one_line(tmp_path: Path) -> None:

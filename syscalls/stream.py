@@ -1,0 +1,52 @@
+"""A connected socket as a byte stream, for the path that every syscall takes.
+
+asyncio's own streams keep their reader registered and write at once; anyio's sockets register and
+yield anew for every call, which costs half of a syscall's round trip.
+"""
+
+import asyncio
+import socket
+from contextlib import suppress
+
+import anyio
+
+from .wire import READ_BYTES
+
+
+class SocketStream:
+    """Bytes over a socket, with anyio's exceptions for its end."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+
+    @classmethod
+    async def adopt(cls, sock: socket.socket) -> "SocketStream":
+        """Take over a connected stream socket."""
+        return cls(*await asyncio.open_connection(sock=sock))
+
+    async def receive(self, max_bytes: int = READ_BYTES) -> bytes:
+        """The next bytes. Raises anyio.EndOfStream at the end."""
+        try:
+            data = await self._reader.read(max_bytes)
+        except OSError:
+            raise anyio.BrokenResourceError from None
+        if not data:
+            raise anyio.EndOfStream
+        return data
+
+    async def send(self, item: bytes) -> None:
+        """Write all bytes; waits only while the other end does not read."""
+        if self._writer.is_closing():
+            raise anyio.ClosedResourceError
+        self._writer.write(item)
+        try:
+            await self._writer.drain()
+        except OSError:
+            raise anyio.BrokenResourceError from None
+
+    async def aclose(self) -> None:
+        """Close the socket; what was written is sent first if the other end reads."""
+        self._writer.close()
+        with anyio.CancelScope(shield=True), suppress(OSError):
+            await self._writer.wait_closed()

@@ -1,0 +1,34 @@
+"""What nobody foresaw."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+from .conftest import SOURCE
+
+
+def crash(failure: str) -> "subprocess.CompletedProcess[str]":
+    program = f"from llmos.bin.crash import *; install_crash_report(); raise {failure}"
+    return subprocess.run(
+        [sys.executable, "-c", program],
+        env={"PYTHONPATH": str(SOURCE)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_a_fault_is_one_line_and_a_file_with_the_traceback() -> None:
+    ran = crash("ZeroDivisionError('why')")
+
+    what, fix = ran.stderr.splitlines()
+    log = Path(fix.removeprefix("fix: report it with "))
+    assert (ran.returncode, what) == (1, "llmos: a fault of llmos: ZeroDivisionError")
+    assert log.read_text().endswith("ZeroDivisionError: why\n")
+    log.unlink()
+
+
+def test_ctrl_c_while_modules_load_is_one_line() -> None:
+    ran = crash("KeyboardInterrupt")
+
+    assert (ran.returncode, ran.stderr) == (130, "llmos: interrupted\n")
