@@ -113,7 +113,7 @@ class Terminal:
         exit = ended.exit
         for rest in self._unfinished.values():
             self._screen.write(rest)
-        if exit.status == "exited" and not ended.printed and exit.result:
+        if exit.status == "exited" and not exit.printed and exit.result:
             self._screen.write(exit.result)
             self._screen.write("" if exit.result.endswith("\n") else "\n")
         self._screen.start_line()

@@ -11,7 +11,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from llmos.syscalls.errors import E_LIMIT, E_PERM
+from llmos.syscalls.errors import E_ARG, E_LIMIT, E_PERM
 from llmos.syscalls.files import ListFiles, ReadFile, WriteFile
 from llmos.syscalls.generate import Generate
 from llmos.syscalls.memory import Forget, Recall, Remember
@@ -22,7 +22,7 @@ from llmos.syscalls.tool import Tool
 from .workspace import Workspace, show_path
 
 Pattern = Annotated[str, Meta(min_length=1, max_length=200)]
-Space = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,199}$")]
+Space = Annotated[str, Meta(pattern=r"^[A-Za-z0-9*][A-Za-z0-9_.*-]{0,199}$")]
 Folder = Annotated[str, Meta(min_length=1, max_length=4096)]
 
 
@@ -34,10 +34,24 @@ class GenerateRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class MemoryRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The spaces of memory that may be read, and written; the first to write is the default."""
+    """The spaces of memory that may be read, and written, by name or pattern.
+
+    A call that names no space reads all that are listed by name, and writes the first of these.
+    """
 
     read: tuple[Space, ...] = ()
     write: tuple[Space, ...] = ()
+
+    def readable_names(self) -> tuple[str, ...]:
+        """What a recall that names no space searches."""
+        return tuple(space for space in self.read if "*" not in space)
+
+    def default_name(self) -> str:
+        """Where a call that names no space writes. E_ARG if only patterns are listed."""
+        for space in self.write:
+            if "*" not in space:
+                return space
+        raise E_ARG("the manifest lists no memory space by name; name one", field="space")
 
 
 class FilesRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -136,7 +150,7 @@ def require_writable(capabilities: Capabilities, workspace: Workspace, path: str
 
 
 def _require_space(verb: str, allowed: tuple[str, ...], space: str | None) -> None:
-    if not (bool(allowed) if space is None else space in allowed):
+    if not (bool(allowed) if space is None else fits_any(space, allowed)):
         what = "any memory" if space is None else f"memory {space!r}"
         fix = "add a space to" if space is None else f"add {space!r} to"
         raise _denied(f"to {verb} {what}", fix, f"memory.{verb}")
@@ -159,8 +173,8 @@ def narrow(parent: Capabilities, child: Capabilities) -> Capabilities:
             min(bounds, default=None),
         ),
         memory=MemoryRule(
-            tuple(space for space in child.memory.read if space in parent.memory.read),
-            tuple(space for space in child.memory.write if space in parent.memory.write),
+            _common_patterns(parent.memory.read, child.memory.read),
+            _common_patterns(parent.memory.write, child.memory.write),
         ),
         tools=_common_patterns(parent.tools, child.tools),
         files=FilesRule(

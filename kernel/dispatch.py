@@ -7,6 +7,7 @@ concerns nobody but its caller.
 
 import logging
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 import anyio
 import msgspec
@@ -94,6 +95,7 @@ async def _perform(machine: Machine, process: Process, request: Request, send: S
         workspace=process.workspace,
     )
     effect = _effect(machine, row, call)
+    entry = machine.journal.entry(process, request.strand, request.seq, row, effect, digest)
     trap = Trap(
         machine,
         process,
@@ -101,15 +103,13 @@ async def _perform(machine: Machine, process: Process, request: Request, send: S
         request.seq,
         recorded.started_at if recorded is not None else machine.clock.now(),
         _text_sender(request, send),
+        partial(entry.begin, durable=False),
     )
     if effect == "null":
         return encode(await HANDLERS[row.name](trap, call))
     check_interrupted(recorded)
-    entry = machine.journal.entry(process, request.strand, request.seq, row, effect, digest)
     if effect in _DURABLE_INTENT:
         await entry.begin(durable=True)
-    elif effect == "pure":
-        await entry.begin(durable=False)
     return await _handle(trap, row, call, entry)
 
 
@@ -134,7 +134,7 @@ async def _handle(trap: Trap, row: Syscall, call: msgspec.Struct, entry: Entry) 
     try:
         outcome = await HANDLERS[row.name](trap, call)
         with anyio.CancelScope(shield=True):  # what is done is done, and its row says so
-            return await _commit(outcome, entry)
+            result = await _commit(outcome, entry)
     except SyscallError as error:
         entry.fail(error.reply())
         raise
@@ -144,6 +144,7 @@ async def _handle(trap: Trap, row: Syscall, call: msgspec.Struct, entry: Entry) 
             entry.fail(cancelled.reply(), "CANCELLED")
             raise cancelled from None
         raise
+    return result
 
 
 async def _commit(outcome: Effect | msgspec.Struct, entry: Entry) -> bytes:

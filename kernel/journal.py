@@ -65,8 +65,9 @@ class Entry:
         self._journal.db.write_nowait(lambda connection: self.end_in(connection, state, body))
 
     def fail(self, error: ErrorReply, state: Ending = "FAILED") -> None:
-        """Queue an error as the ending."""
-        self.end(state, encode(error))
+        """Queue an error as the ending; a pure call that had not begun was refused: no row."""
+        if self._begun or self._row.effect != "pure":
+            self.end(state, encode(error))
 
     async def commit(self, effect: Callable[[Connection], bytes]) -> bytes:
         """Do the effect and write DONE with its result in one transaction; returns the result."""

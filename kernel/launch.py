@@ -17,7 +17,7 @@ import msgspec
 
 from llmos.memory import processes
 from llmos.memory.db import Connection
-from llmos.memory.journal import load
+from llmos.memory.journal import load, read_output
 from llmos.syscalls.errors import E_APP, E_ARG, E_CANCELLED, E_STORAGE, ErrorReply
 from llmos.syscalls.process import ExitStatus, ProcessExit, SignalName
 from llmos.syscalls.runtime import EXIT_FAILED, EXIT_KILLED, Program
@@ -115,6 +115,7 @@ class Launcher:
         process.journaled = {(row.strand, row.seq): row for row in rows}
         process.prompt_tokens = record.prompt_tokens
         process.completion_tokens = record.completion_tokens
+        process.num_printed_chars = len(await read_output(self._machine.db, pid))
         finished = sum(row.state == "DONE" for row in rows)
         terminal.emit(Notice(f"process {pid} goes on after {finished} finished calls"))
         return process
@@ -233,7 +234,7 @@ class Launcher:
             state="ZOMBIE",
             exit_status=ended.status,
             exit_code=ended.code,
-            result=ended.result,
+            result=ended.error or ended.result,
             ended_at=self._machine.clock.now(),
             prompt_tokens=process.prompt_tokens,
             completion_tokens=process.completion_tokens,
@@ -244,15 +245,19 @@ class Launcher:
     ) -> tuple[ProcessExit, ErrorReply | None]:
         """What an ending means, and the error to show."""
         status: ExitStatus = "exited"
+        code, result, error = EXIT_FAILED, "", None
         if process.killed_by is not None:
-            killed = E_CANCELLED(f"process {process.pid} was ended by {process.killed_by}")
-            return ProcessExit(process.pid, "killed", EXIT_KILLED), killed.reply()
-        if ending is None:
-            crash = E_APP(f"the app crashed: {self._last_words(process.pid)}")
-            return ProcessExit(process.pid, "failed", EXIT_FAILED), crash.reply()
-        if ending.code != 0:
+            status, code = "killed", EXIT_KILLED
+            error = E_CANCELLED(f"process {process.pid} was ended by {process.killed_by}").reply()
+        elif ending is None:
             status = "failed"
-        return ProcessExit(process.pid, status, ending.code, ending.result), ending.error
+            error = E_APP(f"the app crashed: {self._last_words(process.pid)}").reply()
+        else:
+            status = "failed" if ending.code else "exited"
+            code, result, error = ending.code, ending.result, ending.error
+        text = f"{error.code}: {error.message}" if error is not None else ""
+        printed = process.num_printed_chars > 0
+        return ProcessExit(process.pid, status, code, result, text, printed), error
 
     def _last_words(self, pid: int) -> str:
         """The last line that an app wrote to stderr, which is where a traceback says why."""

@@ -3,6 +3,7 @@
 import msgspec
 
 from llmos.memory import processes
+from llmos.memory.journal import read_output
 from llmos.memory.processes import ProcessRecord
 from llmos.syscalls.errors import E_ARG, E_PERM
 from llmos.syscalls.process import ExitStatus, ProcessExit, ProcessInfo, ProcessList
@@ -55,4 +56,7 @@ async def read_exit(machine: Machine, pid: int, parent: int) -> ProcessExit | No
     if record.exit_status is None or record.exit_code is None:
         return None
     status = msgspec.convert(record.exit_status, ExitStatus)
-    return ProcessExit(pid, status, record.exit_code, record.result or "")
+    text = record.result or ""
+    result, error = (text, "") if status == "exited" else ("", text)
+    printed = bool(await read_output(machine.db, pid))
+    return ProcessExit(pid, status, record.exit_code, result, error, printed)

@@ -25,9 +25,9 @@ DESCRIPTIONS = {
 class Model:
     """One model: its driver, and what it turned out to be once it is loaded."""
 
-    def __init__(self, driver: Driver) -> None:
+    def __init__(self, driver: Driver, info: ModelInfo | None = None) -> None:
         self.driver = driver
-        self.info: ModelInfo | None = None
+        self.info = info
         self._loading = anyio.Lock()
 
     async def load(self) -> ModelInfo:
@@ -48,14 +48,15 @@ class Models:
     def get(self, name: str) -> Model:
         """The model of this name; it may not be loaded yet."""
         if name not in self._by_name:
-            self._by_name[name] = Model(self._new_driver(name))
+            self._by_name[name] = self._make(name)
         return self._by_name[name]
 
-    def _new_driver(self, name: str) -> Driver:
+    def _make(self, name: str) -> Model:
         if name == "echo":
-            return EchoDriver()
+            echo = EchoDriver()
+            return Model(echo, echo.info)
         path = str(DEMO_FOLDER) if name == "demo" else name
-        return LocalDriver(path, log=self._config.logs / "executor.log")
+        return Model(LocalDriver(path, log=self._config.logs / "executor.log"))
 
     def loaded(self) -> tuple[str, ...]:
         """The names of the models that are loaded."""

@@ -18,7 +18,7 @@ from llmos.syscalls.process import (
     Signalled,
     SignalName,
 )
-from llmos.syscalls.types import Name, Path, Pid, Text
+from llmos.syscalls.types import Path, Pid, Text
 
 
 class Run(msgspec.Struct, frozen=True, tag="run"):
@@ -32,7 +32,7 @@ class Run(msgspec.Struct, frozen=True, tag="run"):
     argv: Annotated[tuple[Argument, ...], Meta(max_length=MAX_ARGUMENTS)]
     workspace: Path
     readable: Annotated[tuple[Path, ...], Meta(max_length=MAX_ARGUMENTS)] = ()
-    model: Name | None = None
+    model: Path | None = None
     detach: bool = False
 
 
@@ -120,11 +120,10 @@ class Notice(msgspec.Struct, frozen=True, tag="notice"):
 
 
 class Ended(msgspec.Struct, frozen=True, tag="ended"):
-    """The process that this terminal ran has ended. `printed` tells whether it wrote any output."""
+    """The process that this terminal ran has ended."""
 
     exit: ProcessExit
     error: ErrorReply | None
-    printed: bool
 
 
 class Refused(msgspec.Struct, frozen=True, tag="refused"):

@@ -5,7 +5,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from .types import FinishReason, Message, Name, Sampling, ToolCall, Usage
+from .types import FinishReason, Message, Name, Path, Sampling, ToolCall, Usage
 
 
 class Generate(msgspec.Struct, frozen=True):
@@ -21,7 +21,7 @@ class Generate(msgspec.Struct, frozen=True):
     context: Annotated[int, Meta(ge=1)] | None = None
     tools: Annotated[tuple[Name, ...], Meta(max_length=128)] = ()
     sampling: Sampling = Sampling()
-    model: Name | None = None
+    model: Path | None = None
     stream: bool = False
     show: bool = False
 

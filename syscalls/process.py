@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from .types import Name, Path, Pid
+from .types import Path, Pid
 
 MAX_ARGUMENTS = 256
 SignalName = Literal["TERM", "KILL", "STOP", "CONT"]
@@ -29,7 +29,7 @@ class Spawn(msgspec.Struct, frozen=True):
 
     app: Path
     argv: Annotated[tuple[Argument, ...], Meta(max_length=MAX_ARGUMENTS)] = ()
-    model: Name | None = None
+    model: Path | None = None
     foreground: bool = False
 
 
@@ -40,12 +40,18 @@ class Wait(msgspec.Struct, frozen=True):
 
 
 class ProcessExit(msgspec.Struct, frozen=True):
-    """How a process ended. `code` is its exit code, `result` what its main returned, as text."""
+    """How a process ended, with its exit code.
+
+    `result` is what its main returned, as text; `error` says why it failed; `printed` tells whether
+    it wrote any output.
+    """
 
     pid: int
     status: ExitStatus
     code: int
     result: str = ""
+    error: str = ""
+    printed: bool = False
 
 
 class Signal(msgspec.Struct, frozen=True):

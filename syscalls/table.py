@@ -19,7 +19,7 @@ Effect = Literal[
     "idempotent",  # INTENT durable first; an interrupted one runs again
     "once",  # INTENT durable first; an interrupted one is E_IN_DOUBT
     "wait",  # INTENT durable first; an interrupted one waits on
-    "tool",  # once, idempotent or pure: as the tool declares
+    "tool",  # once, idempotent or read: as the tool declares
 ]
 Capability = Literal[
     "none", "generate", "read_memory", "write_memory", "tool", "files", "children", "processes"

@@ -81,7 +81,7 @@ class Shell:
         """Run an app in front and wait for it."""
         pid = await self._spawn(words, foreground=True)
         ended = await self._sys.wait(pid)
-        if ended.result and ended.status == "exited":
+        if ended.result and not ended.printed:
             await self._sys.print(ended.result)
         elif ended.code:
             await self._sys.print(f"{words[0]}: {describe(ended)}")
@@ -161,7 +161,7 @@ class Shell:
         ended = await self._sys.wait(job.pid)
         del self._jobs[job.number]
         await self._sys.print(f"[{job.number}] {describe(ended)}  {job.line}")
-        if ended.result:
+        if ended.result and not ended.printed:
             await self._sys.print(ended.result)
 
     def _find_pid(self, word: str) -> int:
@@ -180,7 +180,7 @@ def describe(ended: ProcessExit) -> str:
     """How a child ended, in a few words."""
     if ended.status == "killed":
         return "killed"
-    return f"exit code {ended.code}" if ended.code else "done"
+    return ended.error or (f"exit code {ended.code}" if ended.code else "done")
 
 
 @app

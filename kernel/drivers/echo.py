@@ -29,12 +29,12 @@ class EchoDriver:
     """Deterministic answers at once; sampling is ignored but for `max_tokens` and `stop`."""
 
     def __init__(self, *, max_model_len: int = 8192) -> None:
-        self._info = ModelInfo("echo", "echo", "none", "none", 0, max_model_len, "echo-1")
+        self.info = ModelInfo("echo", "echo", "none", "none", 0, max_model_len, "echo-1")
         self._paused: dict[int, anyio.Event] = {}
 
     async def start(self) -> ModelInfo:
         """Nothing to load."""
-        return self._info
+        return self.info
 
     async def generate(self, job: GenerationJob) -> AsyncGenerator[TextDelta | Finished, None]:
         """The scripted answer. Raises E_ARG without messages, E_CONTEXT past the window."""
@@ -54,8 +54,8 @@ class EchoDriver:
         if not messages:
             raise E_ARG("there is no message to answer", field="messages")
         num_words = sum(len(message.content.split()) for message in messages)
-        if num_words + 1 > self._info.max_model_len:
-            limit = self._info.max_model_len
+        if num_words + 1 > self.info.max_model_len:
+            limit = self.info.max_model_len
             raise E_CONTEXT(f"the prompt has {num_words} tokens, the window holds {limit}")
         return num_words
 

@@ -190,10 +190,10 @@ class Executor:
         executor = cls(process, *await asyncio.open_unix_connection(sock=ours))
         try:
             executor.loaded = await executor._wait_loaded(load, log)
-        except BaseException:
-            await executor.aclose()
-            raise
-        executor._task = asyncio.create_task(executor._deliver())
+            executor._task = asyncio.create_task(executor._deliver())
+        finally:
+            if executor._task is None:
+                await executor.aclose()
         return executor
 
     async def _wait_loaded(self, load: Load, log: Path) -> Loaded:

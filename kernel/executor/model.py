@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
 from llmos.syscalls.errors import E_MODEL
@@ -19,8 +20,8 @@ from llmos.syscalls.errors import E_MODEL
 from .attention import ATTENTION_NAME, LayerShape, attend, probing
 from .checkpoint import compute_fingerprint, find_checkpoint
 from .device import pick_device, pick_dtype
-from .startup import without_compiler
 from .protocol import Load
+from .startup import without_compiler
 
 _KNOWN_LAYER_TYPES = {"full_attention", "sliding_attention"}
 _BATCH_BOUND_ROPE = ("dynamic", "longrope")
@@ -97,7 +98,7 @@ def _load_config(folder: Path) -> Any:
     unknown = set(getattr(text, "layer_types", None) or ()) - _KNOWN_LAYER_TYPES
     if unknown:
         raise E_MODEL(
-            f"{config.model_type} has layers of kind {sorted(unknown)[0]};"
+            f"{config.model_type} has {min(unknown)} layers (state-space or another kind);"
             " only full and sliding-window attention run over pages"
         )
     return text
@@ -132,15 +133,18 @@ def _load_network(folder: Path, config: Any, device: torch.device, dtype: torch.
     _check_architecture(kind, config.model_type)
     AttentionInterface.register(ATTENTION_NAME, attend)
     try:
-        network = kind.from_pretrained(
+        network, report = kind.from_pretrained(
             folder,
             config=config,
             dtype=dtype,
             use_safetensors=True,
             attn_implementation=ATTENTION_NAME,
+            output_loading_info=True,
         )
-    except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
+    except (OSError, RuntimeError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise E_MODEL(f"{folder} cannot be loaded: {_first_line(error)}") from None
+    if missing := sorted(report["missing_keys"]):
+        raise E_MODEL(f"{folder} lacks {len(missing)} of the model's weights: {missing[0]}, ...")
     return network.to(device).eval()
 
 

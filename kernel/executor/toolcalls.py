@@ -56,9 +56,9 @@ class ToolCallParser:
         self._held += text
         visible = ""
         while True:
-            before = self._held
+            before = (self._held, self._is_inside)
             visible += self._take_inside() if self._is_inside else self._take_outside()
-            if self._held == before:
+            if (self._held, self._is_inside) == before:
                 return visible
 
     def finish(self) -> str:

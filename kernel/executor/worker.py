@@ -81,6 +81,8 @@ class _Loop:
     """One engine and its socket."""
 
     def __init__(self, channel: Channel, spec: Load) -> None:
+        if os.path.isdir(spec.model):
+            os.environ["HF_HUB_OFFLINE"] = "1"  # read when the hub's client is imported
         try:
             from .engine import Engine
         except ModuleNotFoundError as error:

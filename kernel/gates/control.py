@@ -175,7 +175,7 @@ async def _end(terminal: Terminal, process: Process) -> None:
     """When the process has ended, that is the last event."""
     await process.ended.wait()
     if process.exit is not None:
-        terminal.emit(Ended(process.exit, process.error, process.num_printed_chars > 0))
+        terminal.emit(Ended(process.exit, process.error))
     terminal.close()
 
 

@@ -27,10 +27,11 @@ async def sys_generate(trap: Trap, call: Generate) -> Effect:
         messages = await machine.memory.context_read(process.pid, call.context) + messages
     if not messages:
         raise E_ARG("there is no message to answer", field="messages")
+    tools = machine.tools.specs(call.tools)
+    sampling = _decide_sampling(trap, call.sampling)
+    await trap.begin()
     model = machine.models.get(name)
     await _load(process, name, model)
-    sampling = _decide_sampling(trap, call.sampling)
-    tools = machine.tools.specs(call.tools)
     job = GenerationJob(messages, tools, sampling, process.pid, process.tenant)
     process.num_generating += 1
     try:
@@ -61,21 +62,32 @@ def _decide_sampling(trap: Trap, sampling: Sampling) -> Sampling:
 
 async def _stream(trap: Trap, call: Generate, model: Model, job: GenerationJob) -> Finished:
     """Pass text on as it comes. A cancel leaves what came in `trap.partial`."""
-    process, parts = trap.process, list[str]()
+    process, parts, num_tokens = trap.process, list[str](), 0
     try:
         async with aclosing(model.driver.generate(job)) as deltas:
             async for delta in deltas:
                 if isinstance(delta, Finished):
                     return delta
                 parts.append(delta.text)
+                num_tokens = delta.num_tokens
                 if call.stream:
                     await trap.send_text(delta.text)
                 if call.show:
                     process.terminal.emit(Output(process.pid, delta.text))
     except anyio.get_cancelled_exc_class():
         trap.partial = "".join(parts)
+        process.completion_tokens += num_tokens
+        if call.show:
+            _keep_shown(trap, trap.partial)
         raise
     raise AssertionError("a driver's last item is Finished")
+
+
+def _keep_shown(trap: Trap, text: str) -> None:
+    """What a cancelled generation has shown is output all the same."""
+    pid = trap.process.pid
+    trap.process.num_printed_chars += len(text)
+    trap.machine.db.write_nowait(lambda connection: append_output(connection, pid, text))
 
 
 def _finish(trap: Trap, call: Generate, name: str, finished: Finished, seed: int) -> Effect:

@@ -1,6 +1,5 @@
 """Contexts and notes: `context_*`, `remember`, `recall`, `forget`."""
 
-from llmos.syscalls.errors import E_PERM
 from llmos.syscalls.memory import (
     ContextAppend,
     ContextCreate,
@@ -41,7 +40,7 @@ async def sys_context_read(trap: Trap, call: ContextRead) -> ContextMessages:
 
 async def sys_remember(trap: Trap, call: Remember) -> Effect:
     """Keep a note."""
-    space = call.space or _default_space(trap)
+    space = call.space or trap.process.capabilities.memory.default_name()
     memory, tenant, pid = trap.machine.memory, trap.process.tenant, trap.process.pid
     at = trap.started_at
 
@@ -56,21 +55,14 @@ async def sys_remember(trap: Trap, call: Remember) -> Effect:
 
 async def sys_recall(trap: Trap, call: Recall) -> Recalled:
     """The notes that answer a query."""
-    readable = trap.process.capabilities.memory.read
-    spaces = (call.space,) if call.space else readable
+    rule = trap.process.capabilities.memory
+    spaces = (call.space,) if call.space else rule.readable_names()
     notes = await trap.machine.memory.recall(trap.process.tenant, spaces, call.query, call.limit)
     return Recalled(tuple(notes))
 
 
 async def sys_forget(trap: Trap, call: Forget) -> Effect:
     """Make a note unfindable."""
-    space = call.space or _default_space(trap)
+    space = call.space or trap.process.capabilities.memory.default_name()
     memory, tenant = trap.machine.memory, trap.process.tenant
     return Effect(lambda c: Forgotten(memory.forget(c, tenant, space, call.uid)))
-
-
-def _default_space(trap: Trap) -> str:
-    writable = trap.process.capabilities.memory.write
-    if not writable:
-        raise E_PERM("the manifest names no memory space to write", field="space")
-    return writable[0]

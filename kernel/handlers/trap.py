@@ -14,7 +14,11 @@ from ..process import Process
 
 @dataclass(slots=True)
 class Trap:
-    """One call in the kernel. `partial` is text made so far, for a call that is cancelled."""
+    """One call in the kernel.
+
+    A `pure` call's handler calls `begin` when it has found nothing to refuse: from then on the call
+    has a row. `partial` is text made so far, for a call that is cancelled.
+    """
 
     machine: Machine
     process: Process
@@ -22,6 +26,7 @@ class Trap:
     seq: int
     started_at: float
     send_text: Callable[[str], Awaitable[None]]
+    begin: Callable[[], Awaitable[None]]
     partial: str | None = None
 
 

@@ -10,20 +10,20 @@ from .calculator import evaluate
 from .registry import MAX_RESULT_CHARS, ToolContext, tool
 
 
-@tool("pure")
+@tool("read")
 def calculator(context: ToolContext, expression: str) -> str:
     """Evaluate an arithmetic expression."""
     return evaluate(expression)
 
 
-@tool("pure")
+@tool("read")
 def clock(context: ToolContext, timezone: str = "UTC") -> str:
     """Tell the current date and time."""
     moment = datetime.datetime.fromtimestamp(context.clock.now(), _find_zone(timezone))
     return moment.strftime("%Y-%m-%d %H:%M:%S %Z, %A")
 
 
-@tool("pure")
+@tool("read")
 def list_files(context: ToolContext, path: str = ".") -> str:
     """List the files of the workspace."""
     require_readable(context.capabilities, context.workspace, path)
@@ -32,7 +32,7 @@ def list_files(context: ToolContext, path: str = ".") -> str:
     return "\n".join(name if name.isprintable() else repr(name) for name in names) or "(empty)"
 
 
-@tool("pure")
+@tool("read")
 def read_file(context: ToolContext, path: str) -> str:
     """Read a text file of the workspace."""
     require_readable(context.capabilities, context.workspace, path)

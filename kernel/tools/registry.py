@@ -21,7 +21,7 @@ from ..workspace import Workspace, show_path
 MAX_RESULT_CHARS = 65_536
 MAX_RUNNING_TOOLS = 16
 
-Effect = Literal["pure", "idempotent", "once"]
+Effect = Literal["read", "idempotent", "once"]
 
 
 class ToolContext(msgspec.Struct, frozen=True):
@@ -35,7 +35,7 @@ class ToolContext(msgspec.Struct, frozen=True):
 class Tool(msgspec.Struct, frozen=True):
     """A tool: what a model sees, what a restart may do with it, and its code.
 
-    "pure" may run again, "idempotent" may run again with the same arguments, "once" never.
+    "read" may run again, "idempotent" may run again with the same arguments, "once" never.
     `run` blocks, and raises typed errors alone.
     """
 

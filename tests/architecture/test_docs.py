@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from llmos.bin.cli import COMMANDS
+from llmos.bin.commands import COMMANDS
 from llmos.kernel.manifest import ManifestFile
 from llmos.syscalls.table import ROWS
 from tests.architecture.sources import ROOT

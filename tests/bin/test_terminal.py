@@ -39,7 +39,7 @@ def ended(
     error: ErrorReply | None = None,
     printed: bool = False,
 ) -> Ended:
-    return Ended(ProcessExit(7, status, code, result), error, printed)
+    return Ended(ProcessExit(7, status, code, result, printed=printed), error)
 
 
 async def play(home: Path, *events: ToTerminal) -> int:

@@ -55,7 +55,8 @@ async def frames(raw: UNIXSocketStream, process: Process) -> FrameStream:
 
 async def receive(frames: FrameStream) -> FromKernel:
     with anyio.fail_after(20):
-        return decode(await frames.receive(), _decoder)
+        frame: FromKernel = decode(await frames.receive(), _decoder)
+    return frame
 
 
 async def goodbye_of(raw: UNIXSocketStream) -> str:

@@ -93,7 +93,7 @@ async def test_a_run_is_shown_from_start_to_end(machine: Machine, tmp_path: Path
         ended = await person.hear(Ended)
 
     assert person.output().strip() == "hello"
-    assert (ended.exit.pid, ended.exit.code, ended.printed) == (started.pid, 0, True)
+    assert (ended.exit.pid, ended.exit.code, ended.exit.printed) == (started.pid, 0, True)
 
 
 async def test_a_tool_that_ran_is_told(machine: Machine, tmp_path: Path) -> None:

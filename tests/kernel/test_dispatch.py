@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import anyio
 import msgspec
@@ -15,6 +16,7 @@ from llmos.memory.journal import read_output
 from llmos.syscalls.errors import (
     E_ARG,
     E_CANCELLED,
+    E_CONTEXT,
     E_IN_DOUBT,
     E_KERNEL,
     E_NONDETERMINISM,
@@ -94,7 +96,7 @@ async def test_bad_arguments_name_the_field_and_leave_no_row(
     ],
 )
 async def test_every_bound_of_generate_is_kept(
-    attach: Attach, sampling: dict[str, object], field: str
+    attach: Attach, sampling: dict[str, Any], field: str
 ) -> None:
     system, _ = await attach()
 
@@ -104,13 +106,28 @@ async def test_every_bound_of_generate_is_kept(
     assert caught.value.field == field
 
 
-async def test_a_prompt_of_nothing_is_refused(attach: Attach) -> None:
-    system, _ = await attach()
+async def test_a_prompt_of_nothing_is_refused_and_leaves_no_row(
+    attach: Attach, machine: Machine
+) -> None:
+    system, process = await attach()
 
     with pytest.raises(E_ARG) as caught:
         await system.generate([])
 
     assert caught.value.field == "messages"
+    assert await read_rows(machine, process) == []
+
+
+async def test_a_prompt_over_the_window_is_journaled_as_failed(
+    attach: Attach, machine: Machine
+) -> None:
+    system, process = await attach()
+
+    with pytest.raises(E_CONTEXT, match="the window holds 8192"):
+        await system.generate("word " * 9000)
+
+    (row,) = await read_rows(machine, process)
+    assert row.state == "FAILED"
 
 
 async def test_a_call_that_the_manifest_forbids_leaves_no_row(

@@ -122,7 +122,7 @@ def test_a_huge_manifest_is_refused(tmp_path: Path) -> None:
             r"app\.toml: capabilities\.generate\.max_tokens: Expected int",
         ),
         (APP + "[capabilities]\ngenerate = {}", r"capabilities\.generate\.models: missing"),
-        (APP + "[capabilities]\nmemory = { read = ['*'] }", r"capabilities\.memory\.read"),
+        (APP + "[capabilities]\nmemory = { read = ['no name'] }", r"capabilities\.memory\.read"),
         (APP + "[capabilities]\nfiles = { read = ['../x'] }", r"capabilities\.files: Expected a f"),
         (APP + "[capabilities]\nfiles = { write = ['/'] }", r"capabilities\.files: Expected a f"),
     ],

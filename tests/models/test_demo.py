@@ -41,7 +41,8 @@ def test_the_model_is_a_qwen3_of_two_to_eight_million_parameters(model: Model) -
 
 
 @pytest.mark.parametrize(
-    "text", ["Miso lives in Oslo.", "héllo wörld \U0001f600\n\t x  y", "日本語 и кириллица", "a\x00b"]
+    "text",
+    ["Miso lives in Oslo.", "héllo wörld \U0001f600\n\t x  y", "日本語 и ещё", "a\x00b"],
 )
 def test_any_text_survives_the_tokenizer(tokenizer: PreTrainedTokenizerFast, text: str) -> None:
     assert tokenizer.decode(tokenizer.encode(text, add_special_tokens=False)) == text

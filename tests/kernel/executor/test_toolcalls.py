@@ -82,12 +82,12 @@ def test_an_answer_in_json_streams_once_it_is_no_call() -> None:
     ]
 
 
-@given(st.text(alphabet="<tool_cal>{}[TOOLS]\" n/|", max_size=60), st.integers(1, 7))
+@given(st.text(alphabet='<tool_cal>{}[TOOLS]" n/|', max_size=60), st.integers(1, 7))
 def test_text_without_a_whole_call_comes_out_unchanged(text: str, size: int) -> None:
     pieces = [text[start : start + size] for start in range(0, len(text), size)]
 
     for family in ("hermes", "llama", "mistral"):
-        visible, calls = parse(family, pieces)  # type: ignore[arg-type]
+        visible, calls = parse(family, pieces)
         assert calls or visible == text
 
 

@@ -55,7 +55,7 @@ def test_models_are_shown_exactly_what_the_bundled_one_learned() -> None:
 def test_all_may_run_again_after_a_restart() -> None:
     effects = {t.spec.name: t.effect for t in BUILTIN_TOOLS}
 
-    assert effects == dict.fromkeys(SHOWN, "pure") | {"write_file": "idempotent"}
+    assert effects == dict.fromkeys(SHOWN, "read") | {"write_file": "idempotent"}
 
 
 async def test_calculator_answers_or_says_why_not(context: ToolContext) -> None:

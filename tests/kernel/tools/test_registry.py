@@ -21,14 +21,14 @@ def repeat(context: ToolContext, text: str, times: int = 1) -> str:
     return text * times
 
 
-@tool("pure")
+@tool("read")
 def hang(context: ToolContext) -> str:
     """Never answer."""
     release.wait()
     return ""
 
 
-@tool("pure")
+@tool("read")
 def refuse(context: ToolContext, denied: bool) -> str:
     """Find fault with everything."""
     raise E_PERM("not you") if denied else E_ARG("not so", field="denied")
