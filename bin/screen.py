@@ -37,6 +37,12 @@ class Screen:
         sys.stderr.write(f"\x1b[2m{line}\x1b[0m\n" if self._dim else f"{line}\n")
         sys.stderr.flush()
 
+    def write_log(self, text: str) -> None:
+        """Show what an app wrote past the syscalls."""
+        self.start_line()
+        sys.stderr.write(text.translate(_CONTROLS) if self._err_is_terminal else text)
+        sys.stderr.flush()
+
     def note_tool(
         self, name: str, arguments: str, text: str, *, failed: bool, seconds: float
     ) -> None:

@@ -15,6 +15,7 @@ from llmos.kernel.protocol import (
     Ended,
     Input,
     Interrupt,
+    Logged,
     Notice,
     Output,
     Refused,
@@ -83,6 +84,8 @@ class Terminal:
                 case ToolRan():
                     note = partial(self._screen.note_tool, event.name, event.arguments, event.text)
                     note(failed=event.failed, seconds=event.seconds)
+                case Logged():
+                    self._screen.write_log(event.text)
                 case Notice():
                     self._screen.note(event.text)
                 case Refused():

@@ -24,6 +24,7 @@ from llmos.syscalls.runtime import EXIT_FAILED, EXIT_KILLED, Program
 from llmos.syscalls.stream import SocketStream
 from llmos.syscalls.wire import Deliver, Exit, encode_frame
 
+from .applog import AppLog
 from .capability import narrow
 from .gates.app import serve_app
 from .listing import decode_spec
@@ -35,7 +36,7 @@ from .terminal import Terminal
 from .zygote import Zygote
 
 TOKEN_BYTES = 16
-MAX_LOG_TAIL_BYTES = 4096
+LAST_WORDS_SECONDS = 1.0
 logger = logging.getLogger(__name__)
 
 
@@ -124,21 +125,27 @@ class Launcher:
 
     async def _live(self, process: Process) -> None:
         """A process's whole life in this kernel."""
-        ours, theirs = socket.socketpair()
-        token = secrets.token_hex(TOKEN_BYTES)
+        log = AppLog(process.pid, self._log_path(process.pid), process.terminal)
         ending: Exit | None = None
-        stream = await SocketStream.adopt(ours)
-        async with aclosing(stream):
+        call_end, app_end = socket.socketpair()
+        log_end, app_log_end = socket.socketpair()
+        stream = await SocketStream.adopt(call_end)
+        log_stream = await SocketStream.adopt(log_end)
+        async with aclosing(stream), aclosing(log_stream), anyio.create_task_group() as tasks:
+            tasks.start_soon(log.relay, log_stream)
             self._streams[process.pid] = stream
+            token = secrets.token_hex(TOKEN_BYTES)
             try:
-                await self._zygote.fork(self._program(process, token), theirs)
+                await self._zygote.fork(self._program(process, token), app_end, app_log_end)
             except OSError as error:
                 ending = Exit(1, error=E_APP(f"the zygote cannot start apps: {error}").reply())
+                tasks.cancel_scope.cancel()
             else:
                 ending = await serve_app(self._machine, process, stream, token)
                 await self._reap(process)
+                tasks.cancel_scope.deadline = anyio.current_time() + LAST_WORDS_SECONDS
         del self._streams[process.pid]
-        await self._bury(process, ending)
+        await self._bury(process, ending, log)
 
     def _program(self, process: Process, token: str) -> Program:
         module, function, folder = process.manifest.program()
@@ -149,14 +156,13 @@ class Launcher:
             function,
             folder,
             process.spec.workspace,
-            str(self.log_path(process.pid)),
         )
 
     def os_pid(self, pid: int) -> int | None:
         """The OS process that a live process runs as, once it does."""
         return self._zygote.os_pids.get(pid)
 
-    def log_path(self, pid: int) -> Path:
+    def _log_path(self, pid: int) -> Path:
         """Where an app's own stdout and stderr go."""
         return self._machine.config.logs / f"{pid}.log"
 
@@ -210,10 +216,10 @@ class Launcher:
 
     # -- end
 
-    async def _bury(self, process: Process, ending: Exit | None) -> None:
+    async def _bury(self, process: Process, ending: Exit | None, log: AppLog) -> None:
         """Write how the process ended, then tell who waits; its children end with it."""
         machine = self._machine
-        process.exit, process.error = self._judge(process, ending)
+        process.exit, process.error = self._judge(process, ending, log)
         try:
             await self._write_end(process, process.exit)
         except E_STORAGE as error:
@@ -241,7 +247,7 @@ class Launcher:
         )
 
     def _judge(
-        self, process: Process, ending: Exit | None
+        self, process: Process, ending: Exit | None, log: AppLog
     ) -> tuple[ProcessExit, ErrorReply | None]:
         """What an ending means, and the error to show."""
         status: ExitStatus = "exited"
@@ -251,18 +257,11 @@ class Launcher:
             error = E_CANCELLED(f"process {process.pid} was ended by {process.killed_by}").reply()
         elif ending is None:
             status = "failed"
-            error = E_APP(f"the app crashed: {self._last_words(process.pid)}").reply()
+            why = log.last_words() or "it said nothing"
+            error = E_APP(f"the app crashed: {why} (log: {log.path})").reply()
         else:
             status = "failed" if ending.code else "exited"
             code, result, error = ending.code, ending.result, ending.error
         text = f"{error.code}: {error.message}" if error is not None else ""
         printed = process.num_printed_chars > 0
         return ProcessExit(process.pid, status, code, result, text, printed), error
-
-    def _last_words(self, pid: int) -> str:
-        """The last line that an app wrote to stderr, which is where a traceback says why."""
-        path = self.log_path(pid)
-        with path.open("rb") as log:
-            log.seek(max(0, path.stat().st_size - MAX_LOG_TAIL_BYTES))
-            lines = log.read().decode(errors="replace").strip().splitlines()
-        return f"{lines[-1].strip()} (log: {path})" if lines else f"no message (log: {path})"

@@ -93,6 +93,13 @@ class Output(msgspec.Struct, frozen=True, tag="output"):
     text: str
 
 
+class Logged(msgspec.Struct, frozen=True, tag="logged"):
+    """Text that an app wrote to its stdout or stderr past the syscalls."""
+
+    pid: int
+    text: str
+
+
 class Asked(msgspec.Struct, frozen=True, tag="asked"):
     """A process asks the person; answer with Input of the same `ask`."""
 
@@ -181,6 +188,7 @@ FromTerminal = (
 ToTerminal = (
     Started
     | Output
+    | Logged
     | Asked
     | ToolRan
     | Notice

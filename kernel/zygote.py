@@ -35,7 +35,7 @@ KEPT_ENVIRONMENT = (
 
 
 class Fork(msgspec.Struct, frozen=True, tag="fork"):
-    """Start this program; its socket comes with the datagram."""
+    """Start this program; its socket and the one for its log come with the datagram."""
 
     program: Program
 
@@ -92,13 +92,16 @@ class Zygote:
         ours.setblocking(False)
         return cls(ours, os_process)
 
-    async def fork(self, program: Program, app_socket: socket.socket) -> None:
-        """Ask for a program to be started; it owns the socket then."""
+    async def fork(
+        self, program: Program, app_socket: socket.socket, log_socket: socket.socket
+    ) -> None:
+        """Ask for a program to be started; it owns the sockets then."""
         self._deaths[program.pid] = anyio.Event()
-        with app_socket:
+        with app_socket, log_socket:
             message = _encode(Fork(program))
             await anyio.wait_writable(self._socket)
-            socket.send_fds(self._socket, [message], [app_socket.fileno()])
+            fds = [app_socket.fileno(), log_socket.fileno()]
+            socket.send_fds(self._socket, [message], fds)
 
     def send_signal(self, pid: int, signal_number: int) -> None:
         """Signal a program's process group; nothing happens if it is gone."""
@@ -160,7 +163,7 @@ class Nursery:
                 self._wakeup.recv(4096)
                 self._reap()
             if self._socket in ready:
-                datagram, fds, _, _ = socket.recv_fds(self._socket, MAX_DATAGRAM_BYTES, 1)
+                datagram, fds, _, _ = socket.recv_fds(self._socket, MAX_DATAGRAM_BYTES, 2)
                 if not datagram:
                     self._kill_all()
                     return None
@@ -174,27 +177,27 @@ class Nursery:
             if message.pid in self._os_pids:
                 _signal_group(self._os_pids[message.pid], message.signal_number)
             return None
-        app_socket = socket.socket(fileno=fds[0])
+        app_socket, log_socket = (socket.socket(fileno=fd) for fd in fds)
         os_pid = os.fork()
         if os_pid == 0:
-            self._become(message.program)
+            self._become(message.program, log_socket)
             return message.program, app_socket
         app_socket.close()
+        log_socket.close()
         self._os_pids[message.program.pid] = os_pid
         self._socket.send(_encode(Forked(message.program.pid, os_pid)))
         return None
 
-    def _become(self, program: Program) -> None:
+    def _become(self, program: Program, log_socket: socket.socket) -> None:
         """Leave the zygote's life behind: descriptors, handlers, process group."""
         os.setsid()
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         for ours in (self._socket, self._wakeup, self._wakeup_write):
             ours.close()
-        log = os.open(program.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        os.dup2(log, 1)
-        os.dup2(log, 2)
-        os.close(log)
+        with log_socket:
+            os.dup2(log_socket.fileno(), 1)
+            os.dup2(log_socket.fileno(), 2)
         os.chdir(program.workspace)
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 

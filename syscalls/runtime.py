@@ -35,7 +35,6 @@ class Program(msgspec.Struct, frozen=True):
     function: str
     folder: str | None
     workspace: str
-    log: str
 
 
 def load_main(program: Program) -> Callable[..., Awaitable[object]]:

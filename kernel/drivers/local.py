@@ -13,6 +13,8 @@ import sys
 from collections.abc import AsyncGenerator
 from pathlib import Path
 
+import anyio
+
 import llmos
 from llmos.syscalls.errors import E_MODEL, raise_reply
 
@@ -257,9 +259,10 @@ class Executor:
         """End the process now; it holds nothing that must be saved."""
         if self._process.returncode is None:
             self._process.terminate()
-        await self._process.wait()
-        if self._task:
-            await self._task
+        with anyio.CancelScope(shield=True):
+            await self._process.wait()
+            if self._task:
+                await self._task
         self.is_dead = True
         self._writer.close()
 

@@ -12,7 +12,7 @@ from llmos.kernel.listing import list_processes
 from llmos.kernel.machine import Machine
 from llmos.kernel.main import boot
 from llmos.kernel.process import Process
-from llmos.kernel.protocol import Output
+from llmos.kernel.protocol import Logged, Output
 from llmos.kernel.terminal import Terminal
 from llmos.memory.journal import read_output
 from llmos.syscalls.errors import E_ARG, E_PERM, E_STORAGE
@@ -93,6 +93,23 @@ async def test_what_an_app_prints_reaches_its_terminal_and_the_store(
     event = await process.terminal.next_event()
     assert event == Output(process.pid, "hello\n")
     assert await read_output(machine.db, process.pid) == "hello\n"
+
+
+async def test_what_an_app_writes_past_the_syscalls_reaches_the_person(
+    machine: Machine, make_app: MakeApp, tmp_path: Path
+) -> None:
+    body = "print('to stdout', flush=True)\nprint('to stderr', file=sys.stderr)"
+    process = await start(machine, make_app("printer", body), tmp_path)
+
+    await finish(process)
+
+    text = ""
+    while text.count("\n") < 2:
+        event = await process.terminal.next_event()
+        assert isinstance(event, Logged)
+        text += event.text
+    assert text == "to stdout\nto stderr\n"
+    assert await read_output(machine.db, process.pid) == ""
 
 
 async def test_a_crash_says_why_and_leaves_the_kernel_whole(
