@@ -129,6 +129,20 @@ async def test_a_killed_process_goes_on_and_repeats_nothing(
     ]
 
 
+async def test_without_its_journal_a_process_repeats_itself(
+    config: Config, workspace: Path
+) -> None:
+    """The control: the check above sees what a kernel without a journal would do."""
+    with killed_kernel(config, workspace) as (pid, _):
+        async with boot(config) as machine:
+            await machine.db.write(lambda c: c.exec_driver_sql("DELETE FROM journal"))
+            process = await machine.launcher.resume(pid, Terminal())
+            with anyio.fail_after(20):
+                await process.ended.wait()
+
+            assert await read_output(machine.db, pid) == "first\nfirst\nsecond\n"
+
+
 async def test_a_changed_app_is_told_that_its_replay_differs(
     config: Config, workspace: Path
 ) -> None:
