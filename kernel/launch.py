@@ -32,6 +32,7 @@ from .machine import Birth, Machine
 from .manifest import find_app
 from .process import TENANT, Process, ProcessSpec
 from .protocol import Notice
+from .replay import count_tokens
 from .terminal import Terminal
 from .zygote import Zygote
 
@@ -114,8 +115,7 @@ class Launcher:
         manifest = find_app(spec.app, Path(spec.workspace))
         process = self.start(pid, Birth(manifest, record.parent, spec), terminal)
         process.journaled = {(row.strand, row.seq): row for row in rows}
-        process.prompt_tokens = record.prompt_tokens
-        process.completion_tokens = record.completion_tokens
+        process.prompt_tokens, process.completion_tokens = count_tokens(rows)
         process.num_printed_chars = len(await read_output(self._machine.db, pid))
         finished = sum(row.state == "DONE" for row in rows)
         terminal.emit(Notice(f"process {pid} goes on after {finished} finished calls"))

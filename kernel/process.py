@@ -58,7 +58,6 @@ class Process:
         self.started_at = started_at
         # life cycle
         self.state: State = "NEW"
-        self.os_pid: int | None = None
         self.terminal: Terminal = NOBODY
         self.killed_by: str | None = None
         self.exit: ProcessExit | None = None

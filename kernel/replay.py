@@ -4,14 +4,18 @@ The app's main runs again from its start; each call is matched by (strand, seq) 
 same call. Finished calls are answered as they were; an interrupted one goes on by its effect.
 """
 
+from collections.abc import Iterable
+
 import msgspec
 
 from llmos.memory.journal import JournalRow
 from llmos.syscalls.errors import E_IN_DOUBT, E_NONDETERMINISM, ErrorReply, raise_reply
+from llmos.syscalls.generate import Generation
 from llmos.syscalls.table import Syscall
 
 from .process import Process
 
+_generation_decoder = msgspec.msgpack.Decoder(Generation)
 _error_decoder = msgspec.msgpack.Decoder(ErrorReply)
 
 
@@ -37,6 +41,16 @@ def recorded_result(recorded: JournalRow) -> bytes | None:
     if recorded.error is not None:
         raise_reply(_error_decoder.decode(recorded.error))
     return None
+
+
+def count_tokens(rows: Iterable[JournalRow]) -> tuple[int, int]:
+    """Prompt and completion tokens of the generations that had finished."""
+    usages = [
+        _generation_decoder.decode(row.result).usage
+        for row in rows
+        if row.name == "generate" and row.result is not None
+    ]
+    return sum(u.prompt_tokens for u in usages), sum(u.completion_tokens for u in usages)
 
 
 def check_interrupted(recorded: JournalRow | None) -> None:

@@ -47,6 +47,7 @@ from llmos import app
 @app
 async def main(sys):
     number = await sys.random()
+    await sys.generate("three words each")
     await sys.tool("write_file", path="draft.txt", content="draft")
     open("runs", "a").write("main ")
     await sys.print("first")
@@ -60,6 +61,7 @@ name = "worker"
 version = "1"
 main = "worker:main"
 [capabilities]
+generate = { models = ["*"] }
 tools = ["write_file"]
 files = { write = ["."] }
 """
@@ -122,11 +124,13 @@ async def test_a_killed_process_goes_on_and_repeats_nothing(
     assert process.exit.result == str(number)
     assert [(row.seq, row.name, row.state) for row in rows] == [
         (0, "random", "DONE"),
-        (1, "tool", "DONE"),
-        (2, "print", "DONE"),
-        (3, "sleep", "DONE"),
-        (4, "print", "DONE"),
+        (1, "generate", "DONE"),
+        (2, "tool", "DONE"),
+        (3, "print", "DONE"),
+        (4, "sleep", "DONE"),
+        (5, "print", "DONE"),
     ]
+    assert process.completion_tokens == 3
 
 
 async def test_without_its_journal_a_process_repeats_itself(
