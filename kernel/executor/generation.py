@@ -59,7 +59,8 @@ class Generation:
             cached_tokens=self.sequence.num_cached or 0,
             completion_tokens=self.sequence.num_completion,
         )
-        return Done(self.id, self.text, calls, reason, usage)
+        tokens = tuple(self.sequence.tokens[self.sequence.num_prompt :])
+        return Done(self.id, self.text, tokens, calls, reason, usage)
 
 
 def resolve_sampling(

@@ -91,10 +91,11 @@ class Token(msgspec.Struct, frozen=True, tag="token"):
 
 
 class Done(msgspec.Struct, frozen=True, tag="done"):
-    """A generation's whole result; `text` is its Token texts joined."""
+    """A generation's whole result; `text` is its Token texts joined, `tokens` what was sampled."""
 
     id: int
     text: str
+    tokens: tuple[int, ...]
     tool_calls: tuple[ToolCall, ...]
     finish_reason: FinishReason
     usage: Usage
