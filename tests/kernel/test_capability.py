@@ -25,7 +25,7 @@ from llmos.syscalls.process import GetPid, Ps, Signal, Spawn, Wait
 from llmos.syscalls.table import BY_REQUEST, ROWS
 from llmos.syscalls.tool import Tool
 
-WORKSPACE = Workspace(Path("/work"), (Path("/tmp/report.txt"),))
+WORKSPACE = Workspace(Path("/desk"), (Path("/tmp/report.txt"),))
 ALL = Capabilities(
     generate=GenerateRule(("*",)),
     memory=MemoryRule(("a", "b"), ("a", "b")),
@@ -113,14 +113,14 @@ def test_used_up_tokens_are_a_limit_with_both_counts() -> None:
         try_call(capabilities, Generate(), usage_tokens=100)
 
 
-@pytest.mark.parametrize("path", ["docs", "docs/a", "./docs//b/../a", "/work/docs/a"])
+@pytest.mark.parametrize("path", ["docs", "docs/a", "./docs//b/../a", "/desk/docs/a"])
 def test_a_folder_allows_what_is_below_it(path: str) -> None:
     try_call(Capabilities(files=FilesRule(("docs/",))), ReadFile(path))
 
 
 @pytest.mark.parametrize(
     "path",
-    [".", "docs2", "docs/../a", "a/docs", "/work", "..", "../work/docs", "/docs", "/work2/docs/a"],
+    [".", "docs2", "docs/../a", "a/docs", "/desk", "..", "../desk/docs", "/docs", "/desk2/docs/a"],
 )
 def test_a_folder_allows_nothing_beside_it(path: str) -> None:
     with pytest.raises(E_PERM):
