@@ -1,10 +1,12 @@
 """summarize: gives the key sentences of a text file, part by part.
 
-Parts are generated side by side, MAX_AT_ONCE at a time, which is what batching is for.
+Parts are generated side by side, MAX_AT_ONCE at a time, which is what batching is for. A sentence
+that a model meant to quote and got a little wrong is given as it stands in the text.
 """
 
 import re
 from collections.abc import Iterator
+from difflib import get_close_matches
 
 from llmos import System, app
 from llmos.syscalls.errors import E_ARG
@@ -12,6 +14,7 @@ from llmos.syscalls.errors import E_ARG
 SYSTEM = "You summarize texts."
 PROMPT = "Give the key sentences of the text.\n\nText:\n"
 MAX_AT_ONCE = 8
+MEANT_AS_QUOTE = 0.7  # difflib's ratio of equal characters
 _PARAGRAPH_END = re.compile(r"\n\s*\n")
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 
@@ -35,7 +38,23 @@ async def main(
 async def summarize(sys: System, text: str, max_tokens: int | None) -> str:
     """The key sentences of one part."""
     answer = await sys.generate(PROMPT + text, system=SYSTEM, max_tokens=max_tokens)
-    return answer.text.strip()
+    return quote(answer.text, text)
+
+
+def quote(summary: str, text: str) -> str:
+    """The summary, its near-quotations replaced by the sentences of the text that they mean."""
+    sentences = split_sentences(text)
+    quoted = []
+    for sentence in split_sentences(summary):
+        close = get_close_matches(sentence, sentences, n=1, cutoff=MEANT_AS_QUOTE)
+        quoted.append(close[0] if close else sentence)
+    return " ".join(dict.fromkeys(quoted))
+
+
+def split_sentences(text: str) -> list[str]:
+    """The sentences of a text, each on one line."""
+    joined = " ".join(text.split())
+    return [sentence for sentence in _SENTENCE_END.split(joined) if sentence]
 
 
 def split_text(text: str, max_chars: int) -> list[str]:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmos.apps.summarize.main import PROMPT, SYSTEM, main, split_text
+from llmos.apps.summarize.main import PROMPT, SYSTEM, main, quote, split_text
 from llmos.syscalls.errors import E_ARG
 from llmos.syscalls.files import FileText
 from llmos.syscalls.generate import Generate
@@ -70,3 +70,19 @@ def test_parts_are_never_empty_nor_too_long_and_lose_no_word(text: str, max_char
 
     assert all(0 < len(chunk) <= max_chars for chunk in chunks)
     assert "".join("".join(chunks).split()) == "".join(text.split())
+
+
+@pytest.mark.parametrize(
+    ("summary", "quoted"),
+    [
+        ("The town was flooded twice.", "The town was flooded twice."),
+        ("The town is flooded twice.", "The town was flooded twice."),
+        ("A wall comes.", "A wall comes."),
+        ("The town is flooded twice. The town was flooded twice!", "The town was flooded twice."),
+        ("", ""),
+    ],
+)
+def test_what_was_meant_as_a_quotation_is_one(summary: str, quoted: str) -> None:
+    text = "The town was\nflooded twice. Shops are closed until the end of the month."
+
+    assert quote(summary, text) == quoted
