@@ -8,7 +8,7 @@ starts in a fraction of the time.
 
 import importlib
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from typing import TYPE_CHECKING, TypeVar
 
@@ -16,7 +16,7 @@ import anyio
 import msgspec
 
 from llmos.kernel.config import Config
-from llmos.kernel.protocol import FromTerminal, Refused, ToTerminal
+from llmos.kernel.protocol import MAX_CONTROL_FRAME_BYTES, FromTerminal, Refused, ToTerminal
 from llmos.syscalls.errors import E_KERNEL, E_STORAGE, raise_reply
 from llmos.syscalls.wire import ByteStream, FrameStream, decode
 
@@ -30,25 +30,29 @@ T = TypeVar("T")
 _events = msgspec.msgpack.Decoder(ToTerminal)
 
 
+class KernelGone(E_KERNEL):
+    """The kernel hung up."""
+
+
 class Connection:
     """One terminal at the kernel: it makes one request and hears what comes of it."""
 
     def __init__(self, stream: ByteStream) -> None:
-        self._stream = FrameStream(stream)
+        self._stream = FrameStream(stream, max_frame_bytes=MAX_CONTROL_FRAME_BYTES)
 
     async def send(self, message: FromTerminal) -> None:
-        """Say something to the kernel. E_KERNEL when it is gone."""
+        """Say something to the kernel. KernelGone when it is."""
         try:
             await self._stream.send(message)
         except (anyio.BrokenResourceError, anyio.ClosedResourceError):
-            raise E_KERNEL("the kernel went away") from None
+            raise KernelGone("the kernel went away") from None
 
     async def receive(self) -> ToTerminal:
-        """What the kernel says next. E_KERNEL when it is gone."""
+        """What the kernel says next. KernelGone when it is."""
         try:
             body = await self._stream.receive()
         except (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError):
-            raise E_KERNEL("the kernel went away") from None
+            raise KernelGone("the kernel went away") from None
         event: ToTerminal = decode(body, _events)
         return event
 
@@ -90,21 +94,53 @@ async def reach_kernel(
             yield connection
         return
     async with AsyncExitStack() as stack:
-        machine = await _boot_or_join(config, stack)
+        machine, connection = await _join_or_boot(config, stack)
         if machine is not None and prepare:
             machine.prepare_model(model)
-        connection = await _wait_for_kernel(config)
-        async with aclosing(connection), anyio.create_task_group() as group:
+        try:
+            async with aclosing(connection), anyio.create_task_group() as group:
+                if machine is not None:
+                    group.start_soon(_hang_up_when_stopping, machine, connection)
+                yield connection
+                group.cancel_scope.cancel()
+        finally:  # also when this terminal fails: the others have done nothing wrong
             if machine is not None:
-                group.start_soon(_hang_up_when_stopping, machine, connection)
-            yield connection
-            group.cancel_scope.cancel()
-        if machine is not None:
-            await _wait_for_other_terminals(machine)
+                await _wait_for_other_terminals(machine)
 
 
-async def _boot_or_join(config: Config, stack: AsyncExitStack) -> "Machine | None":
-    """Boot a kernel that lives as long as `stack`; None if somebody else was faster."""
+async def retry_once(attempt: Callable[[], Awaitable[T]]) -> T:
+    """Do it again if the kernel was about to leave when it was reached."""
+    try:
+        return await attempt()
+    except KernelGone:
+        return await attempt()
+
+
+async def _join_or_boot(
+    config: Config, stack: AsyncExitStack
+) -> "tuple[Machine | None, Connection]":
+    """A connection to a kernel that comes up elsewhere, or to one that lives as long as `stack`.
+
+    Another one may just be leaving, so both are tried in turn. E_STORAGE when it takes too long.
+    """
+    machine: Machine | None = None
+    deadline = anyio.current_time() + OTHER_KERNEL_SECONDS
+    while True:
+        if machine is None:
+            machine = await _boot(config, stack)
+        connection = await try_connect(config)
+        if connection is not None:
+            return machine, connection
+        if anyio.current_time() > deadline:
+            raise E_STORAGE(
+                f"another kernel holds {config.home} but nobody answers at its socket"
+                f" {config.socket}",
+            )
+        await anyio.sleep(POLL_SECONDS)
+
+
+async def _boot(config: Config, stack: AsyncExitStack) -> "Machine | None":
+    """Boot a kernel that lives as long as `stack`; None while somebody else's holds the state."""
     kernel = importlib.import_module("llmos.kernel.main")
     try:
         machine: Machine = await stack.enter_async_context(kernel.boot(config))
@@ -113,19 +149,6 @@ async def _boot_or_join(config: Config, stack: AsyncExitStack) -> "Machine | Non
             raise
         return None
     return machine
-
-
-async def _wait_for_kernel(config: Config) -> Connection:
-    """A connection to a kernel that is booting. E_STORAGE when it takes too long."""
-    with anyio.move_on_after(OTHER_KERNEL_SECONDS):
-        while True:
-            connection = await try_connect(config)
-            if connection is not None:
-                return connection
-            await anyio.sleep(POLL_SECONDS)
-    raise E_STORAGE(
-        f"another kernel holds {config.home} but nobody answers at its socket {config.socket}",
-    )
 
 
 async def _hang_up_when_stopping(machine: "Machine", connection: Connection) -> None:

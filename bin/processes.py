@@ -20,7 +20,7 @@ from llmos.kernel.protocol import (
 )
 from llmos.syscalls.process import ProcessInfo, SignalName
 
-from .connection import reach_kernel
+from .connection import reach_kernel, retry_once
 from .failure import EXIT_STATE, show_failure
 from .screen import Screen, format_seconds
 from .tables import print_json, print_table
@@ -87,7 +87,7 @@ def ask_kernel(request: FromTerminal, answer: type[T]) -> T:
             return await connection.request(request, answer)
 
     config = load_config(os.environ)
-    return anyio.run(ask)
+    return anyio.run(retry_once, ask)
 
 
 def _process_row(info: ProcessInfo) -> tuple[str, ...]:

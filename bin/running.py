@@ -2,6 +2,7 @@
 
 import os
 import re
+from functools import partial
 from pathlib import Path
 
 import anyio
@@ -10,7 +11,7 @@ import click
 from llmos.kernel.config import Config, load_config
 from llmos.kernel.protocol import Resume, Run
 
-from .connection import reach_kernel
+from .connection import reach_kernel, retry_once
 from .prompt import Prompt
 from .screen import Screen
 from .service import start_daemon
@@ -76,7 +77,8 @@ def make_request(
 
 def run_at_terminal(request: Run | Resume, name: str, *, keep: bool = False) -> int:
     """Run a process to its end at this terminal; returns the exit code."""
-    return anyio.run(_run, load_config(os.environ), request, name, keep)
+    run = partial(_run, load_config(os.environ), request, name, keep)
+    return anyio.run(retry_once, run)
 
 
 async def _run(config: Config, request: Run | Resume, name: str, keep: bool) -> int:

@@ -4,6 +4,8 @@ It is no output: it is not journaled, and a replay writes it again. It goes to t
 terminal and to a file, of which only the first MAX_LOG_BYTES are kept, whatever the app writes.
 """
 
+import codecs
+import logging
 from pathlib import Path
 
 import anyio
@@ -15,6 +17,7 @@ from .terminal import Terminal
 
 MAX_LOG_BYTES = 1 << 20
 MAX_TAIL_CHARS = 4096
+logger = logging.getLogger(__name__)
 
 
 class AppLog:
@@ -25,23 +28,40 @@ class AppLog:
         self.path = path
         self._terminal = terminal
         self._tail = ""
-        self._num_bytes = path.stat().st_size if path.exists() else 0
+        self._num_bytes = min(path.stat().st_size, MAX_LOG_BYTES) if path.exists() else 0
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     async def relay(self, stream: SocketStream) -> None:
-        """Pass on what arrives until nobody holds the other end."""
-        async with await anyio.open_file(self.path, "ab") as file:
-            while True:
-                try:
-                    data = await stream.receive()
-                except (anyio.EndOfStream, anyio.BrokenResourceError):
-                    return
-                if self._num_bytes < MAX_LOG_BYTES:
-                    self._num_bytes += len(data)
-                    await file.write(data)
-                    await file.flush()
-                text = data.decode(errors="replace")
-                self._tail = (self._tail + text)[-MAX_TAIL_CHARS:]
-                self._terminal.emit(Logged(self._pid, text))
+        """Pass on what arrives until nobody holds the other end.
+
+        A person who reads slowly slows the app down, as a pipe does.
+        """
+        await self._keep(b"")
+        while True:
+            try:
+                data = await stream.receive()
+            except (anyio.EndOfStream, anyio.BrokenResourceError):
+                self._show(self._decoder.decode(b"", final=True))
+                return
+            await self._terminal.wait_for_room()
+            self._show(self._decoder.decode(data))
+            if kept := data[: MAX_LOG_BYTES - self._num_bytes]:
+                await self._keep(kept)
+
+    async def _keep(self, data: bytes) -> None:
+        """Write to the file. One that cannot be written costs the log, never the process."""
+        self._num_bytes += len(data)
+        try:
+            async with await anyio.open_file(self.path, "ab") as file:
+                await file.write(data)
+        except OSError as error:
+            self._num_bytes = MAX_LOG_BYTES
+            logger.warning("process %d is not logged: %s", self._pid, error)
+
+    def _show(self, text: str) -> None:
+        self._tail = (self._tail + text)[-MAX_TAIL_CHARS:]
+        if text:
+            self._terminal.emit(Logged(self._pid, text))
 
     def last_words(self) -> str:
         """The last line that was written: where there is a traceback, it says why."""

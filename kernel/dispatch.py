@@ -51,8 +51,8 @@ async def dispatch(machine: Machine, process: Process, request: Request, send: S
         except Exception:
             logger.exception("%s of process %d", request.name, process.pid)
             answer = fail_request(request, E_KERNEL(f"{request.name} failed; see the kernel's log"))
-    del process.in_flight[key]
     await send(answer)
+    del process.in_flight[key]  # only now: replies that the app does not read count as well
 
 
 def fail_request(request: Request, error: SyscallError) -> Failure:
@@ -109,7 +109,8 @@ async def _perform(machine: Machine, process: Process, request: Request, send: S
         return encode(await HANDLERS[row.name](trap, call))
     check_interrupted(recorded)
     if effect in _DURABLE_INTENT:
-        await entry.begin(durable=True)
+        with anyio.CancelScope(shield=True):  # a cancel must find a row that it can end
+            await entry.begin(durable=True)
     return await _handle(trap, row, call, entry)
 
 

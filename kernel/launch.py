@@ -18,7 +18,7 @@ import msgspec
 from llmos.memory import processes
 from llmos.memory.db import Connection
 from llmos.memory.journal import load, read_output
-from llmos.syscalls.errors import E_APP, E_ARG, E_CANCELLED, E_STORAGE, ErrorReply
+from llmos.syscalls.errors import E_APP, E_ARG, E_CANCELLED, E_LIMIT, E_STORAGE, ErrorReply
 from llmos.syscalls.process import ExitStatus, ProcessExit, SignalName
 from llmos.syscalls.runtime import EXIT_FAILED, EXIT_KILLED, Program
 from llmos.syscalls.stream import SocketStream
@@ -36,6 +36,7 @@ from .replay import count_tokens
 from .terminal import Terminal
 from .zygote import Zygote
 
+MAX_PROCESSES = 200
 TOKEN_BYTES = 16
 LAST_WORDS_SECONDS = 1.0
 logger = logging.getLogger(__name__)
@@ -62,8 +63,9 @@ class Launcher:
         parent: Process | None,
     ) -> Birth:
         """Check what can be wrong with a new process. Raises E_ARG, E_PERM or E_LIMIT."""
-        if not os.path.isdir(workspace):
-            raise E_ARG(f"there is no folder {workspace}", field="workspace")
+        if len(self._machine.table) >= MAX_PROCESSES:
+            raise E_LIMIT(f"{MAX_PROCESSES} processes live; wait for one to end")
+        _require_folder(workspace)
         manifest = find_app(app, Path(workspace))
         capabilities = manifest.capabilities
         if parent is not None:
@@ -103,23 +105,29 @@ class Launcher:
 
     async def resume(self, pid: int, terminal: Terminal) -> Process:
         """Bring a process back whose kernel died; E_ARG if there is none to bring back."""
-        if self._machine.table.get(pid) is not None:
-            raise E_ARG(f"process {pid} is running", field="pid")
+        self._require_gone(pid)
         record = await processes.get(self._machine.db, pid)
         if record is None:
             raise E_ARG(f"there is no process {pid}", field="pid")
         if record.ended_at is not None:
             raise E_ARG(f"process {pid} has ended", field="pid")
         spec = decode_spec(record)
+        _require_folder(spec.workspace)
         rows = await load(self._machine.db, pid)
+        output = await read_output(self._machine.db, pid)
         manifest = find_app(spec.app, Path(spec.workspace))
+        self._require_gone(pid)  # somebody else may have been faster
         process = self.start(pid, Birth(manifest, record.parent, spec), terminal)
         process.journaled = {(row.strand, row.seq): row for row in rows}
         process.prompt_tokens, process.completion_tokens = count_tokens(rows)
-        process.num_printed_chars = len(await read_output(self._machine.db, pid))
+        process.num_printed_chars = len(output)
         finished = sum(row.state == "DONE" for row in rows)
         terminal.emit(Notice(f"process {pid} goes on after {finished} finished calls"))
         return process
+
+    def _require_gone(self, pid: int) -> None:
+        if self._machine.table.get(pid) is not None:
+            raise E_ARG(f"process {pid} is running", field="pid")
 
     # -- life
 
@@ -141,11 +149,33 @@ class Launcher:
                 ending = Exit(1, error=E_APP(f"the zygote cannot start apps: {error}").reply())
                 tasks.cancel_scope.cancel()
             else:
-                ending = await serve_app(self._machine, process, stream, token)
+                self._deliver_early_signals(process)
+                ending = await self._serve(process, stream, token)
                 await self._reap(process)
                 tasks.cancel_scope.deadline = anyio.current_time() + LAST_WORDS_SECONDS
         del self._streams[process.pid]
         await self._bury(process, ending, log)
+
+    def _deliver_early_signals(self, process: Process) -> None:
+        """What was sent before there was an OS process: nothing of it has run yet."""
+        if process.killed_by is not None:
+            self._zygote.send_signal(process.pid, signal.SIGKILL)
+        elif process.state == "STOPPED":
+            self._zygote.send_signal(process.pid, signal.SIGSTOP)
+
+    async def _serve(self, process: Process, stream: SocketStream, token: str) -> Exit | None:
+        """Serve calls to the end. What a dead app has left may still hold its socket open."""
+
+        async def close_when_dead() -> None:
+            await self._zygote.wait_dead(process.pid)
+            await anyio.sleep(LAST_WORDS_SECONDS)
+            await stream.aclose()
+
+        async with anyio.create_task_group() as watch:
+            watch.start_soon(close_when_dead)
+            ending = await serve_app(self._machine, process, stream, token)
+            watch.cancel_scope.cancel()
+        return ending
 
     def _program(self, process: Process, token: str) -> Program:
         module, function, folder = process.manifest.program()
@@ -184,7 +214,7 @@ class Launcher:
                 self._machine.models.pause(process.pid)
                 self._zygote.send_signal(process.pid, signal.SIGSTOP)
             case "CONT":
-                process.state = "READY"
+                process.state = "READY" if process.greeted.is_set() else "NEW"
                 self._zygote.send_signal(process.pid, signal.SIGCONT)
                 self._machine.models.resume(process.pid)
             case "TERM":
@@ -198,7 +228,7 @@ class Launcher:
         """Cancel what is in flight, ask the app to end, and kill it if it does not in time."""
         process.killed_by = process.killed_by or "TERM"
         self._cancel_calls(process)
-        self._zygote.send_signal(process.pid, signal.SIGCONT)
+        self.signal(process, "CONT")
         stream = self._streams.get(process.pid)
         with anyio.move_on_after(self._machine.config.kill_grace_seconds):
             if stream is not None:
@@ -226,6 +256,7 @@ class Launcher:
             logger.warning("the end of process %d is not stored: %s", process.pid, error)
             process.error = process.error or error.reply()
         process.state = "ZOMBIE"
+        machine.models.resume(process.pid)
         machine.table.remove(process)
         if process.pid in process.terminal.foreground:
             process.terminal.foreground.remove(process.pid)
@@ -265,3 +296,8 @@ class Launcher:
         text = f"{error.code}: {error.message}" if error is not None else ""
         printed = process.num_printed_chars > 0
         return ProcessExit(process.pid, status, code, result, text, printed), error
+
+
+def _require_folder(workspace: str) -> None:
+    if not os.path.isdir(workspace):
+        raise E_ARG(f"there is no folder {workspace}", field="workspace")

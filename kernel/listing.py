@@ -1,5 +1,7 @@
 """What is known of processes, live ones and those of the store, in one shape."""
 
+from collections.abc import Sequence
+
 import msgspec
 
 from llmos.memory import processes
@@ -11,6 +13,7 @@ from llmos.syscalls.process import ExitStatus, ProcessExit, ProcessInfo, Process
 from .machine import Machine
 from .process import ProcessSpec
 
+MAX_SHOWN_CHARS = 200
 _spec_decoder = msgspec.msgpack.Decoder(ProcessSpec)
 
 
@@ -24,8 +27,22 @@ async def list_processes(machine: Machine, limit: int) -> ProcessList:
     infos = []
     for record in await processes.list(machine.db, limit):
         live = machine.table.get(record.pid)
-        infos.append(live.info() if live is not None else _recorded(record))
+        info = live.info() if live is not None else _recorded(record)
+        infos.append(msgspec.structs.replace(info, argv=shorten(info.argv)))
     return ProcessList(tuple(infos))
+
+
+def shorten(argv: Sequence[str]) -> tuple[str, ...]:
+    """Arguments as a listing shows them: MAX_SHOWN_CHARS characters or a little more in all."""
+    shown: list[str] = []
+    room = MAX_SHOWN_CHARS
+    for word in argv:
+        if room < len(word):
+            shown.append(word[:room] + "…")
+            break
+        shown.append(word)
+        room -= len(word) + 1
+    return tuple(shown)
 
 
 def _recorded(record: ProcessRecord) -> ProcessInfo:

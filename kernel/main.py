@@ -4,7 +4,7 @@ import fcntl
 import logging
 import os
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, closing, contextmanager
 
 import anyio
 
@@ -33,9 +33,8 @@ async def boot(config: Config) -> AsyncIterator[Machine]:
     Processes that live when it ends are left as they are in the store, to be resumed. Raises
     E_STORAGE when another kernel holds the state directory or the store cannot be opened.
     """
-    with hold_state(config), log_to_file(config):
-        zygote = Zygote.start(os.environ)  # before any thread or database exists
-        db = Database.open(config.database)
+    with hold_state(config), log_to_file(config), closing(Zygote.start(os.environ)) as zygote:
+        db = Database.open(config.database)  # after the zygote: it must not cross a fork
         machine = assemble(config, SystemClock(), db)
         machine.launcher = Launcher(machine, zygote)
         try:
@@ -43,7 +42,6 @@ async def boot(config: Config) -> AsyncIterator[Machine]:
                 machine.tasks.start_soon(zygote.watch)
                 yield machine
         finally:
-            zygote.close()
             with anyio.CancelScope(shield=True):
                 await machine.models.aclose()
                 await db.aclose()
@@ -84,11 +82,13 @@ def log_to_file(config: Config) -> Iterator[None]:
     config.logs.mkdir(mode=0o700, exist_ok=True)
     handler = logging.FileHandler(config.logs / "kernel.log")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    logger = logging.getLogger("llmos")
-    logger.addHandler(handler)
-    logger.propagate = False
+    loggers = [logging.getLogger(name) for name in ("llmos", "asyncio")]
+    for logger in loggers:
+        logger.addHandler(handler)
+        logger.propagate = False
     try:
         yield
     finally:
-        logger.removeHandler(handler)
+        for logger in loggers:
+            logger.removeHandler(handler)
         handler.close()

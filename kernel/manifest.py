@@ -24,9 +24,9 @@ _NAME = re.compile(r"[a-z][a-z0-9_-]{0,63}")
 class AppTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The table `[app]`. `main` is "module:function", the module's file being beside app.toml."""
 
-    name: Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_-]{0,63}$")]
+    name: Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_-]{0,63}\Z")]
     version: Annotated[str, Meta(min_length=1, max_length=64)]
-    main: Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_]*$")]
+    main: Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_]*\Z")]
     description: Annotated[str, Meta(max_length=500)] = ""
 
 

@@ -84,7 +84,7 @@ class Process:
         return ProcessInfo(
             self.pid,
             self.parent,
-            self.spec.app,
+            self.manifest.name,
             self.spec.argv,
             self.visible_state(),
             self.model,

@@ -2,6 +2,8 @@
 
 Frames of llmos.syscalls.wire over the kernel's Unix socket. A connection is a terminal: it makes
 one request; a Run is followed by events until Ended or Refused, everything else by one answer.
+Both ends are the same user's, so a frame may be larger than an app's: an event holds what an app
+sent and more, an answer all that a process wrote.
 """
 
 from typing import Annotated
@@ -19,6 +21,8 @@ from llmos.syscalls.process import (
     SignalName,
 )
 from llmos.syscalls.types import Path, Pid, Text
+
+MAX_CONTROL_FRAME_BYTES = 64 << 20
 
 
 class Run(msgspec.Struct, frozen=True, tag="run"):

@@ -8,9 +8,11 @@ from collections import deque
 
 import anyio
 
-from .protocol import Asked, ToTerminal
+from .protocol import Asked, Logged, Output, ToTerminal
 
 MAX_BUFFERED_EVENTS = 65_536
+MAX_BUFFERED_CHARS = 8_000_000
+ROOM_CHARS = 4_000_000
 
 
 class Terminal:
@@ -21,6 +23,8 @@ class Terminal:
         self.closed = anyio.Event()
         self._events: deque[ToTerminal] = deque()
         self._arrived = anyio.Event()
+        self._num_chars = 0
+        self._read = anyio.Event()
         self._answers: dict[int, tuple[anyio.Event, list[str | None]]] = {}
         self._num_asked = 0
 
@@ -29,9 +33,16 @@ class Terminal:
         if self.closed.is_set():
             return
         self._events.append(event)
+        self._num_chars += count_chars(event)
         self._arrived.set()
-        if len(self._events) > MAX_BUFFERED_EVENTS:
+        if len(self._events) > MAX_BUFFERED_EVENTS or self._num_chars > MAX_BUFFERED_CHARS:
             self.close()
+
+    async def wait_for_room(self) -> None:
+        """Wait until the person has read most of what there is, or is gone."""
+        while self._num_chars > ROOM_CHARS and not self.closed.is_set():
+            self._read = anyio.Event()
+            await self._read.wait()
 
     async def next_event(self) -> ToTerminal | None:
         """The next event in order, waiting for it; None after the last one."""
@@ -40,7 +51,10 @@ class Terminal:
                 return None
             self._arrived = anyio.Event()
             await self._arrived.wait()
-        return self._events.popleft()
+        event = self._events.popleft()
+        self._num_chars -= count_chars(event)
+        self._read.set()
+        return event
 
     async def ask(self, pid: int, prompt: str, choices: tuple[str, ...]) -> str | None:
         """Ask the person and wait for the line; None when nobody is there (any more)."""
@@ -67,8 +81,14 @@ class Terminal:
         """The person is gone: questions end, events go nowhere."""
         self.closed.set()
         self._arrived.set()
+        self._read.set()
         for answered, _ in self._answers.values():
             answered.set()
+
+
+def count_chars(event: ToTerminal) -> int:
+    """What an event weighs in the buffer: the text that a process chooses the size of."""
+    return len(event.text) if isinstance(event, Output | Logged) else 0
 
 
 def _closed_terminal() -> Terminal:

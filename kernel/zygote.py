@@ -17,6 +17,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 
 import anyio
 import msgspec
@@ -72,6 +73,7 @@ class Zygote:
     def __init__(self, sock: socket.socket, os_process: "subprocess.Popen[bytes]") -> None:
         self._socket = sock
         self._os_process = os_process
+        self._forking = anyio.Lock()
         self._deaths: dict[int, anyio.Event] = {}
         self.statuses: dict[int, int] = {}
         self.os_pids: dict[int, int] = {}
@@ -96,12 +98,12 @@ class Zygote:
         self, program: Program, app_socket: socket.socket, log_socket: socket.socket
     ) -> None:
         """Ask for a program to be started; it owns the sockets then."""
-        self._deaths[program.pid] = anyio.Event()
         with app_socket, log_socket:
-            message = _encode(Fork(program))
-            await anyio.wait_writable(self._socket)
-            fds = [app_socket.fileno(), log_socket.fileno()]
-            socket.send_fds(self._socket, [message], fds)
+            async with self._forking:  # only one task may wait for a socket
+                await anyio.wait_writable(self._socket)
+                fds = [app_socket.fileno(), log_socket.fileno()]
+                socket.send_fds(self._socket, [_encode(Fork(program))], fds)
+                self._deaths[program.pid] = anyio.Event()
 
     def send_signal(self, pid: int, signal_number: int) -> None:
         """Signal a program's process group; nothing happens if it is gone."""
@@ -111,10 +113,13 @@ class Zygote:
             return
 
     async def watch(self) -> None:
-        """Read what the zygote tells until it ends; then every program counts as dead."""
+        """Read what the zygote tells. If it ends, its programs end too: nobody would reap them."""
         while True:
             await anyio.wait_readable(self._socket)
-            datagram = self._socket.recv(MAX_DATAGRAM_BYTES)
+            try:
+                datagram = self._socket.recv(MAX_DATAGRAM_BYTES)
+            except ConnectionError:  # it ended with something unread
+                break
             if not datagram:
                 break
             message = _from_zygote.decode(datagram)
@@ -122,6 +127,8 @@ class Zygote:
                 self.os_pids[message.pid] = message.os_pid
             else:
                 self._mark_dead(message.pid, message.status)
+        for os_pid in self.os_pids.values():
+            _kill_group(os_pid)
         for pid in list(self._deaths):
             self._mark_dead(pid, signal.SIGKILL)
 
@@ -129,10 +136,14 @@ class Zygote:
         self.statuses[pid] = status
         self._deaths.pop(pid).set()
 
-    async def wait(self, pid: int) -> int:
-        """Wait until a program is gone; returns its waitpid status."""
+    async def wait_dead(self, pid: int) -> None:
+        """Wait until a program is gone; any number of tasks may."""
         if pid in self._deaths:
             await self._deaths[pid].wait()
+
+    async def wait(self, pid: int) -> int:
+        """Wait until a program is gone; returns its waitpid status, once."""
+        await self.wait_dead(pid)
         self.os_pids.pop(pid, None)
         return self.statuses.pop(pid)
 
@@ -163,13 +174,25 @@ class Nursery:
                 self._wakeup.recv(4096)
                 self._reap()
             if self._socket in ready:
-                datagram, fds, _, _ = socket.recv_fds(self._socket, MAX_DATAGRAM_BYTES, 2)
+                datagram, fds = self._receive()
                 if not datagram:
                     self._kill_all()
                     return None
                 child = self._obey(datagram, fds)
                 if child is not None:
                     return child
+
+    def _receive(self) -> tuple[bytes, list[int]]:
+        """A message and its descriptors; an empty one when the kernel is gone."""
+        try:
+            datagram, fds, _, _ = socket.recv_fds(self._socket, MAX_DATAGRAM_BYTES, 2)
+        except ConnectionError:  # it went with something unread
+            return b"", []
+        return datagram, fds
+
+    def _tell(self, message: Forked | Died) -> None:
+        with suppress(ConnectionError):  # the kernel is gone, which `run` sees next
+            self._socket.send(_encode(message))
 
     def _obey(self, datagram: bytes, fds: list[int]) -> tuple[Program, socket.socket] | None:
         message = _to_zygote.decode(datagram)
@@ -178,14 +201,21 @@ class Nursery:
                 _signal_group(self._os_pids[message.pid], message.signal_number)
             return None
         app_socket, log_socket = (socket.socket(fileno=fd) for fd in fds)
-        os_pid = os.fork()
+        try:
+            os_pid = os.fork()
+        except OSError as error:  # no room for a process more
+            log_socket.send(f"the zygote cannot fork: {error.strerror}".encode())
+            app_socket.close()
+            log_socket.close()
+            self._tell(Died(message.program.pid, signal.SIGKILL))
+            return None
         if os_pid == 0:
             self._become(message.program, log_socket)
             return message.program, app_socket
         app_socket.close()
         log_socket.close()
         self._os_pids[message.program.pid] = os_pid
-        self._socket.send(_encode(Forked(message.program.pid, os_pid)))
+        self._tell(Forked(message.program.pid, os_pid))
         return None
 
     def _become(self, program: Program, log_socket: socket.socket) -> None:
@@ -210,7 +240,7 @@ class Nursery:
             pid = pids[os_pid]
             del self._os_pids[pid]
             _kill_group(os_pid)
-            self._socket.send(_encode(Died(pid, status)))
+            self._tell(Died(pid, status))
 
     def _kill_all(self) -> None:
         for os_pid in self._os_pids.values():

@@ -7,6 +7,7 @@ again; `System.gather` gives every branch a strand of its own.
 import inspect
 import json
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from contextlib import suppress
 from contextvars import ContextVar
 from typing import Any, TypeVar
 
@@ -18,6 +19,7 @@ from .errors import SyscallError, raise_reply
 from .table import BY_REQUEST
 from .types import Message, Sampling
 from .wire import (
+    GONE,
     Cancel,
     Chunk,
     Deliver,
@@ -30,9 +32,11 @@ from .wire import (
     Welcome,
     decode,
     encode,
+    encode_frame,
 )
 
 MAX_TOOL_ROUNDS = 8
+MAX_CALLS_AT_ONCE = 128  # half of what the kernel takes: cancelled calls may still be on their way
 T = TypeVar("T")
 Main = TypeVar("Main", bound=Callable[..., Coroutine[Any, Any, object]])
 OnText = Callable[[str], None]
@@ -83,6 +87,7 @@ class System:
         self._stream = stream
         self._pending: dict[tuple[str, int], _Pending] = {}
         self._root = Strand("0")
+        self._room = anyio.Semaphore(MAX_CALLS_AT_ONCE, fast_acquire=True)
 
     # -- transport
 
@@ -106,18 +111,25 @@ class System:
                         pending.done.set()
 
     async def call(self, request: msgspec.Struct, on_text: OnText | None = None) -> Any:
-        """Make the syscall whose request this is; its typed error is raised."""
+        """Make the syscall whose request this is; its typed error is raised.
+
+        Waits while MAX_CALLS_AT_ONCE are under way.
+        """
+        async with self._room:
+            return await self._call(request, on_text)
+
+    async def _call(self, request: msgspec.Struct, on_text: OnText | None) -> Any:
         row = BY_REQUEST[type(request)]
         strand = _strand.get(self._root)
         key = (strand.name, strand.next_seq)
-        args = msgspec.Raw(encode(request))
-        strand.next_seq += 1
+        frame = encode_frame(Request(*key, row.name, msgspec.Raw(encode(request))))
+        strand.next_seq += 1  # only now: what cannot be sent takes no number
         pending = self._pending[key] = _Pending(on_text)
         try:
-            await self._stream.send(Request(*key, row.name, args))
+            await self._stream.send_frame(frame)
             await pending.done.wait()
         except anyio.get_cancelled_exc_class():
-            with anyio.CancelScope(shield=True):
+            with anyio.CancelScope(shield=True), suppress(*GONE):
                 await self._stream.send(Cancel(*key))
             raise
         finally:
@@ -128,7 +140,10 @@ class System:
         return decode(pending.reply.value, _reply_decoders[row.name])
 
     async def gather(self, *branches: Awaitable[T]) -> list[T]:
-        """Run branches side by side, each in a strand of its own; results in argument order."""
+        """Run branches side by side, each in a strand of its own; results in argument order.
+
+        The first branch that fails ends the others, and its error is raised.
+        """
         parent = _strand.get(self._root)
         results: list[Any] = [None] * len(branches)
 
@@ -136,9 +151,12 @@ class System:
             _strand.set(strand)
             results[index] = await branch
 
-        async with anyio.create_task_group() as group:
-            for index, branch in enumerate(branches):
-                group.start_soon(run, index, branch, parent.child())
+        try:
+            async with anyio.create_task_group() as group:
+                for index, branch in enumerate(branches):
+                    group.start_soon(run, index, branch, parent.child())
+        except ExceptionGroup as failed:
+            raise failed.exceptions[0] from None
         return results
 
     # -- text

@@ -4,7 +4,7 @@ import importlib
 import socket
 import sys
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from typing import Any
 
 import anyio
@@ -57,7 +57,11 @@ def result_text(value: object) -> str:
 
 async def serve(program: Program, raw: socket.socket) -> int:
     """Run the app's main over this socket; returns the exit code."""
-    stream = FrameStream(await SocketStream.adopt(raw))
+    async with aclosing(FrameStream(await SocketStream.adopt(raw))) as stream:
+        return await _live(program, stream)
+
+
+async def _live(program: Program, stream: FrameStream) -> int:
     await stream.send(Hello(PROTOCOL_VERSION, program.pid, program.token))
     system = System(stream)
     welcome = await system.receive()

@@ -12,6 +12,8 @@ import anyio
 
 from .wire import READ_BYTES
 
+CLOSE_TIMEOUT_SECONDS = 1.0
+
 
 class SocketStream:
     """Bytes over a socket, with anyio's exceptions for its end."""
@@ -46,7 +48,8 @@ class SocketStream:
             raise anyio.BrokenResourceError from None
 
     async def aclose(self) -> None:
-        """Close the socket; what was written is sent first if the other end reads."""
+        """Close the socket; what was written is sent first if the other end reads it in time."""
         self._writer.close()
-        with anyio.CancelScope(shield=True), suppress(OSError):
-            await self._writer.wait_closed()
+        with anyio.move_on_after(CLOSE_TIMEOUT_SECONDS, shield=True), suppress(OSError):
+            await asyncio.shield(self._writer.wait_closed())
+        self._writer.transport.abort()

@@ -123,11 +123,11 @@ def encode(value: object) -> bytes:
         raise E_ARG(f"cannot be sent: {error}") from None
 
 
-def encode_frame(value: object) -> bytes:
+def encode_frame(value: object, max_frame_bytes: int = MAX_FRAME_BYTES) -> bytes:
     """A value as a whole frame. Larger than a frame may be: E_ARG with both sizes."""
     body = encode(value)
-    if len(body) > MAX_FRAME_BYTES:
-        raise E_ARG(f"the message has {len(body)} bytes, a frame holds {MAX_FRAME_BYTES}")
+    if len(body) > max_frame_bytes:
+        raise E_ARG(f"the message has {len(body)} bytes, a frame holds {max_frame_bytes}")
     return _LENGTH.pack(len(body)) + body
 
 
@@ -199,7 +199,10 @@ class FrameStream:
 
     async def send(self, value: object) -> None:
         """Send one value as a frame."""
-        frame = encode_frame(value)
+        await self.send_frame(encode_frame(value, self._max_frame_bytes))
+
+    async def send_frame(self, frame: bytes) -> None:
+        """Send what `encode_frame` made."""
         async with self._sending:
             await self._stream.send(frame)
 

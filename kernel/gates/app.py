@@ -57,11 +57,7 @@ async def serve_app(
 
 async def _greet(process: Process, frames: FrameStream, token: str) -> None:
     """HELLO must come first, in time, from the process that this socket was made for."""
-    try:
-        with anyio.fail_after(HELLO_TIMEOUT_SECONDS):
-            hello = decode(await frames.receive(), _from_app)
-    except TimeoutError:
-        raise E_FRAME(f"no HELLO within {HELLO_TIMEOUT_SECONDS:g} s") from None
+    hello = decode(await _receive_first(process, frames), _from_app)
     if not isinstance(hello, Hello):
         raise E_FRAME("the first frame is not HELLO")
     if hello.version != PROTOCOL_VERSION:
@@ -69,8 +65,17 @@ async def _greet(process: Process, frames: FrameStream, token: str) -> None:
     if hello.pid != process.pid or not hmac.compare_digest(hello.token.encode(), token.encode()):
         raise E_PERM("HELLO does not belong to this process", field="token")
     await frames.send(Welcome(process.pid, process.spec.argv))
-    process.state = "READY"
+    process.state = "READY" if process.state == "NEW" else process.state
     process.greeted.set()
+
+
+async def _receive_first(process: Process, frames: FrameStream) -> bytes:
+    """The first frame, in time; a process that was stopped before it said HELLO has more."""
+    while True:
+        with anyio.move_on_after(HELLO_TIMEOUT_SECONDS):
+            return await frames.receive()
+        if process.state != "STOPPED":
+            raise E_FRAME(f"no HELLO within {HELLO_TIMEOUT_SECONDS:g} s")
 
 
 async def _serve_calls(machine: Machine, process: Process, frames: FrameStream) -> Exit:

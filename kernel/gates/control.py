@@ -28,6 +28,7 @@ from ..listing import list_processes
 from ..machine import Machine
 from ..process import Process
 from ..protocol import (
+    MAX_CONTROL_FRAME_BYTES,
     Ended,
     FromTerminal,
     Input,
@@ -90,7 +91,7 @@ def check_peer(stream: SocketStream) -> None:
 
 async def serve_terminal(machine: Machine, stream: SocketStream) -> None:
     """Answer one connection; whatever is wrong with it is its own affair."""
-    frames = FrameStream(stream)
+    frames = FrameStream(stream, max_frame_bytes=MAX_CONTROL_FRAME_BYTES)
     try:
         try:
             check_peer(stream)

@@ -11,6 +11,7 @@ from .trap import Effect, Trap
 async def sys_print(trap: Trap, call: Print) -> Effect:
     """Write to the process's output: shown once it is durable, so that a crash cannot unsay it."""
     process = trap.process
+    await process.terminal.wait_for_room()
 
     def apply(connection: Connection) -> Printed:
         return Printed(append_output(connection, process.pid, call.text))

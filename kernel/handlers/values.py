@@ -32,7 +32,7 @@ async def sys_now(trap: Trap, call: Now) -> Time:
 
 async def sys_sleep(trap: Trap, call: Sleep) -> Slept:
     """Wait until the time is over, counted from when the call was first made."""
-    elapsed_seconds = trap.machine.clock.now() - trap.started_at
+    elapsed_seconds = max(0.0, trap.machine.clock.now() - trap.started_at)  # it may be set back
     await trap.machine.clock.sleep(max(0.0, call.seconds - elapsed_seconds))
     return Slept()
 

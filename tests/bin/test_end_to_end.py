@@ -153,7 +153,7 @@ def test_a_bad_setting_is_named(llmos: Llmos, name: str, value: str, code: int) 
         assert ran.stderr.count("\n") <= 2
 
 
-def test_an_app_that_crashes_is_one_line_that_names_its_log(llmos: Llmos) -> None:
+def test_an_app_that_crashes_shows_its_traceback_and_names_its_log(llmos: Llmos) -> None:
     llmos.run("app", "new", "broken")
     module = llmos.work / "broken" / "broken.py"
     module.write_text(module.read_text().replace("    text =", "    1 / 0\n    text ="))
@@ -161,9 +161,11 @@ def test_an_app_that_crashes_is_one_line_that_names_its_log(llmos: Llmos) -> Non
     ran = llmos.run("run", *ECHO, "./broken")
 
     assert ran.returncode == 1
-    assert "ZeroDivisionError" in ran.stderr
-    assert str(llmos.home / "logs") in ran.stderr
-    assert "Traceback" not in ran.stderr
+    traceback, _, verdict = ran.stderr.rpartition("llmos: ")
+    assert "broken.py" in traceback
+    assert "ZeroDivisionError" in verdict
+    assert str(llmos.home / "logs") in verdict
+    assert "runtime.py" not in verdict
 
 
 def test_a_reader_that_leaves_is_no_error(llmos: Llmos) -> None:

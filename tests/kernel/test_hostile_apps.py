@@ -1,0 +1,365 @@
+"""What an app does to harm the kernel, or only by being broken, harms that app alone."""
+
+import os
+import select
+import socket
+import textwrap
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, aclosing
+from pathlib import Path
+
+import anyio
+import msgspec
+import pytest
+
+from llmos.kernel.applog import AppLog
+from llmos.kernel.config import Config
+from llmos.kernel.launch import Launcher
+from llmos.kernel.listing import list_processes
+from llmos.kernel.machine import Birth, Machine
+from llmos.kernel.main import boot
+from llmos.kernel.process import MAX_CALLS_IN_FLIGHT, Process
+from llmos.kernel.protocol import (
+    MAX_CONTROL_FRAME_BYTES,
+    Ended,
+    FromTerminal,
+    Logged,
+    LogReply,
+    Output,
+    ReadLog,
+    Run,
+    ToTerminal,
+)
+from llmos.kernel.terminal import Terminal
+from llmos.syscalls.errors import E_ARG
+from llmos.syscalls.process import SignalName
+from llmos.syscalls.stream import SocketStream
+from llmos.syscalls.wire import FrameStream, decode
+
+pytestmark = pytest.mark.anyio
+MANIFEST = """
+[app]
+name = "{name}"
+version = "1"
+main = "code:main"
+[capabilities]
+generate = {{ models = ["*"] }}
+"""
+HEADER = (
+    "import anyio, os, sys, time\nfrom llmos import app\n\n@app\nasync def main(sys_, *words):\n"
+)
+MakeApp = Callable[[str, str], str]
+
+
+@pytest.fixture
+def make_app(tmp_path: Path) -> MakeApp:
+    """Write an app whose main has this body; returns its path."""
+
+    def make(name: str, body: str) -> str:
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "app.toml").write_text(MANIFEST.format(name=name))
+        (folder / "code.py").write_text(HEADER + textwrap.indent(textwrap.dedent(body), "    "))
+        return f"./{name}"
+
+    return make
+
+
+@pytest.fixture
+async def machine(config: Config) -> AsyncIterator[Machine]:
+    async with boot(config) as machine:
+        yield machine
+
+
+def prepare(machine: Machine, app: str, workspace: Path, *argv: str) -> Birth:
+    return machine.launcher.prepare(
+        app, argv, workspace=str(workspace), readable=(), model=None, parent=None
+    )
+
+
+async def start(machine: Machine, app: str, tmp_path: Path, *argv: str) -> Process:
+    birth = prepare(machine, app, tmp_path, *argv)
+    pid = await machine.db.write(lambda connection: machine.launcher.record(connection, birth))
+    return machine.launcher.start(pid, birth, Terminal())
+
+
+async def finish(process: Process) -> tuple[str, str, str]:
+    """Wait for the end: status, result and error."""
+    with anyio.fail_after(20):
+        await process.ended.wait()
+    assert process.exit is not None
+    return process.exit.status, process.exit.result, process.exit.error
+
+
+async def hear(machine: Machine, request: FromTerminal, kind: type[ToTerminal]) -> ToTerminal:
+    """Ask at the control socket; the first event of this kind."""
+    decoder = msgspec.msgpack.Decoder(ToTerminal)
+    async with await anyio.connect_unix(machine.config.socket) as stream:
+        frames = FrameStream(stream, max_frame_bytes=MAX_CONTROL_FRAME_BYTES)
+        await frames.send(request)
+        with anyio.fail_after(20):
+            while not isinstance(event := decode(await frames.receive(), decoder), kind):
+                pass
+    return event
+
+
+async def test_an_app_whose_log_cannot_be_written_runs_on(
+    machine: Machine, make_app: MakeApp, tmp_path: Path
+) -> None:
+    machine.config.logs.rename(machine.config.home / "elsewhere")
+    app = make_app("talker", 'print("hello", flush=True)\nreturn "done"')
+
+    process = await start(machine, app, tmp_path)
+
+    assert await finish(process) == ("exited", "done", "")
+    assert await process.terminal.next_event() == Logged(process.pid, "hello\n")
+
+
+async def test_a_full_disk_under_an_apps_log_loses_only_the_log(
+    machine: Machine, make_app: MakeApp, tmp_path: Path
+) -> None:
+    app = make_app("talker", 'print("hello", flush=True)\nreturn "done"')
+    machine.config.logs.joinpath("1.log").symlink_to("/dev/full")
+
+    process = await start(machine, app, tmp_path)
+
+    assert await finish(process) == ("exited", "done", "")
+
+
+async def test_a_child_that_left_with_the_socket_does_not_keep_a_dead_app_alive(
+    machine: Machine, make_app: MakeApp, tmp_path: Path
+) -> None:
+    body = """
+    if os.fork() == 0:
+        os.setsid()
+        time.sleep(8)
+        os._exit(0)
+    time.sleep(0.5)
+    os._exit(3)
+    """
+    process = await start(machine, make_app("leaver", body), tmp_path)
+
+    with anyio.fail_after(6):
+        status, _, _ = await finish(process)
+
+    assert status == "failed"
+
+
+async def test_calls_whose_replies_nobody_reads_are_bounded(
+    machine: Machine, make_app: MakeApp, tmp_path: Path
+) -> None:
+    body = """
+    from llmos.syscalls.wire import Request, encode, encode_frame
+    import msgspec, socket
+    raw = sys_._stream._stream._writer.transport.get_extra_info("socket")
+    sock = socket.socket(fileno=os.dup(raw.fileno()))
+    sock.setblocking(True)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4608)  # a few calls at once
+    for seq in range(200_000):
+        sock.sendall(encode_frame(Request("0", seq, "uuid", msgspec.Raw(encode({})))))
+    """
+    process = await start(machine, make_app("flooder", body), tmp_path)
+    with anyio.fail_after(20):
+        while len(process.in_flight) < MAX_CALLS_IN_FLIGHT:  # noqa: ASYNC110
+            await anyio.sleep(0.05)
+    num_admitted = process.next_seq["0"]
+
+    await anyio.sleep(0.2)
+
+    assert process.next_seq["0"] == num_admitted
+    machine.launcher.signal(process, "KILL")
+    assert (await finish(process))[0] == "killed"
+
+
+async def test_an_app_that_ends_with_as_much_as_a_frame_holds_is_heard(
+    machine: Machine, make_app: MakeApp, tmp_path: Path
+) -> None:
+    body = """
+    from llmos.syscalls.errors import E_CANCELLED
+    raise E_CANCELLED("x" * 400, partial="y" * 1_048_000)
+    """
+    app = make_app("loud", body)
+
+    event = await hear(machine, Run(app, (), str(tmp_path)), Ended)
+
+    assert isinstance(event, Ended)
+    assert event.error is not None
+    assert event.error.code == "E_CANCELLED"
+
+
+async def test_the_log_of_a_process_that_wrote_much_is_shown(
+    machine: Machine, make_app: MakeApp, tmp_path: Path
+) -> None:
+    app = make_app("writer", 'for _ in range(3):\n    await sys_.print("z" * 400_000)')
+    process = await start(machine, app, tmp_path)
+    await finish(process)
+
+    reply = await hear(machine, ReadLog(process.pid), LogReply)
+
+    assert isinstance(reply, LogReply)
+    assert len(reply.output) == 3 * 400_001
+
+
+async def test_long_arguments_do_not_make_a_listing_too_long(
+    machine: Machine, make_app: MakeApp, tmp_path: Path
+) -> None:
+    process = await start(machine, make_app("quick", "return 1"), tmp_path, *["w" * 60_000] * 9)
+    await finish(process)
+
+    (info,) = (await list_processes(machine, 10)).processes
+
+    assert len("".join(info.argv)) < 1000
+    assert info.argv[0].startswith("www")
+
+
+async def test_text_that_arrives_in_pieces_stays_whole(tmp_path: Path) -> None:
+    terminal = Terminal()
+    async with AsyncExitStack() as stack, anyio.create_task_group() as tasks:
+        ours, theirs = socket.socketpair()
+        log = AppLog(1, tmp_path / "1.log", terminal)
+        stream = await stack.enter_async_context(aclosing(await SocketStream.adopt(ours)))
+        tasks.start_soon(log.relay, stream)
+        for byte in "größer".encode():
+            theirs.send(bytes([byte]))
+            await anyio.wait_all_tasks_blocked()
+        theirs.close()
+    terminal.close()
+
+    shown = ""
+    while (event := await terminal.next_event()) is not None:
+        assert isinstance(event, Logged)
+        shown += event.text
+
+    assert shown == "größer"
+
+
+async def test_an_app_that_writes_without_end_waits_for_a_person_who_reads_slowly(
+    machine: Machine, make_app: MakeApp, tmp_path: Path
+) -> None:
+    app = make_app("firehose", 'for _ in range(100):\n    os.write(1, b"x" * 1_000_000)')
+    process = await start(machine, app, tmp_path)
+    with anyio.move_on_after(2):
+        await process.ended.wait()
+
+    assert process.exit is None
+    assert not process.terminal.closed.is_set()
+    process.terminal.close()
+
+    assert (await finish(process))[0] == "exited"
+
+
+async def test_a_person_who_does_not_read_is_given_up_before_memory_is() -> None:
+    terminal = Terminal()
+
+    for _ in range(20):
+        terminal.emit(Output(1, "x" * 1_000_000))
+
+    assert terminal.closed.is_set()
+
+
+@pytest.mark.parametrize("name", ["KILL", "TERM"])
+async def test_a_signal_before_the_first_line_of_code_is_not_lost(
+    machine: Machine, make_app: MakeApp, tmp_path: Path, name: SignalName
+) -> None:
+    app = make_app("early", 'await sys_.print("ran")\ntime.sleep(100)')
+
+    process = await start(machine, app, tmp_path)
+    machine.launcher.signal(process, name)
+
+    assert (await finish(process))[0] == "killed"
+    assert not process.num_printed_chars
+
+
+async def test_a_process_that_is_stopped_before_it_runs_stays_stopped(
+    machine: Machine, make_app: MakeApp, tmp_path: Path
+) -> None:
+    process = await start(machine, make_app("early", 'return "done"'), tmp_path)
+    machine.launcher.signal(process, "STOP")
+    await anyio.sleep(0.5)
+    state, ended = process.info().state, process.ended.is_set()
+
+    machine.launcher.signal(process, "CONT")
+
+    assert (state, ended) == ("STOPPED", False)
+    assert (await finish(process))[1] == "done"
+
+
+async def test_a_stopped_process_may_say_its_last_words_when_it_is_told_to_end(
+    machine: Machine, make_app: MakeApp, tmp_path: Path
+) -> None:
+    body = """
+    try:
+        await sys_.generate("!slow 1000 " + "word " * 50)
+    finally:
+        with anyio.CancelScope(shield=True):
+            open("last_words", "w").close()
+    """
+    process = await start(machine, make_app("stopped", body), tmp_path)
+    with anyio.fail_after(20):
+        while process.info().state != "RUNNING":  # noqa: ASYNC110
+            await anyio.sleep(0.02)
+    machine.launcher.signal(process, "STOP")
+
+    machine.launcher.signal(process, "TERM")
+
+    assert (await finish(process))[0] == "killed"
+    assert (tmp_path / "last_words").exists()
+    assert not machine.models.get("echo").driver._paused  # type: ignore[attr-defined]
+
+
+async def test_when_the_zygote_is_killed_its_apps_end_and_are_said_to_have(
+    machine: Machine, make_app: MakeApp, tmp_path: Path
+) -> None:
+    process = await start(machine, make_app("busy", "while True: pass"), tmp_path)
+    assert isinstance(machine.launcher, Launcher)
+    with anyio.fail_after(20):
+        while (os_pid := machine.launcher.os_pid(process.pid)) is None:  # noqa: ASYNC110
+            await anyio.sleep(0.02)
+    app = os.pidfd_open(os_pid)
+
+    machine.launcher._zygote._os_process.kill()
+
+    assert (await finish(process))[0] == "failed"
+    assert select.select([app], [], [], 5)[0]
+    os.close(app)
+
+
+async def test_a_resume_is_refused_while_another_one_is_under_way(
+    machine: Machine, make_app: MakeApp, tmp_path: Path
+) -> None:
+    app, refused = make_app("sleeper", 'await sys_.sleep(0.3)\nreturn "done"'), list[str]()
+    birth = prepare(machine, app, tmp_path)
+    pid = await machine.db.write(lambda connection: machine.launcher.record(connection, birth))
+
+    async def resume() -> None:
+        try:
+            await machine.launcher.resume(pid, Terminal())
+        except E_ARG as error:
+            refused.append(error.message)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(resume)
+        tasks.start_soon(resume)
+    process = machine.table.get(pid)
+
+    assert refused == [f"process {pid} is running"]
+    assert process is not None
+    assert (await finish(process))[1] == "done"
+
+
+async def test_a_process_whose_folder_is_gone_waits_for_it_to_come_back(
+    machine: Machine, make_app: MakeApp, tmp_path: Path
+) -> None:
+    workspace = tmp_path / "work"
+    workspace.mkdir()
+    app = make_app("worker", 'return "done"').replace(".", str(tmp_path), 1)
+    birth = prepare(machine, app, workspace)
+    pid = await machine.db.write(lambda connection: machine.launcher.record(connection, birth))
+    workspace.rmdir()
+
+    with pytest.raises(E_ARG, match="no folder"):
+        await machine.launcher.resume(pid, Terminal())
+    workspace.mkdir()
+    process = await machine.launcher.resume(pid, Terminal())
+
+    assert (await finish(process))[1] == "done"

@@ -1,0 +1,195 @@
+"""A terminal: events in order, questions with one answer each, and a person who may leave."""
+
+import anyio
+import pytest
+
+from llmos.kernel.protocol import Asked, Notice, Output
+from llmos.kernel.terminal import (
+    MAX_BUFFERED_CHARS,
+    MAX_BUFFERED_EVENTS,
+    NOBODY,
+    ROOM_CHARS,
+    Terminal,
+)
+from llmos.syscalls.tasks import running
+
+pytestmark = pytest.mark.anyio
+
+
+async def answer_next(terminal: Terminal, text: str | None) -> Asked:
+    """Be the person: read a question and answer it."""
+    asked = await terminal.next_event()
+    assert isinstance(asked, Asked)
+    terminal.answer(asked.ask, text)
+    return asked
+
+
+async def test_events_come_out_in_order() -> None:
+    terminal = Terminal()
+    for text in ("one", "two"):
+        terminal.emit(Notice(text))
+
+    assert await terminal.next_event() == Notice("one")
+    assert await terminal.next_event() == Notice("two")
+
+
+async def test_a_reader_waits_for_the_next_event() -> None:
+    terminal = Terminal()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(anyio.lowlevel.checkpoint)
+        tasks.start_soon(emit_when_read, terminal)
+        assert await terminal.next_event() == Notice("late")
+
+
+async def emit_when_read(terminal: Terminal) -> None:
+    await anyio.wait_all_tasks_blocked()
+    terminal.emit(Notice("late"))
+
+
+async def test_what_came_before_the_end_is_still_read() -> None:
+    terminal = Terminal()
+    terminal.emit(Notice("last"))
+    terminal.close()
+    terminal.emit(Notice("to nobody"))
+
+    assert await terminal.next_event() == Notice("last")
+    assert await terminal.next_event() is None
+
+
+async def test_a_close_wakes_a_reader() -> None:
+    terminal = Terminal()
+
+    async def close() -> None:
+        await anyio.wait_all_tasks_blocked()
+        terminal.close()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(close)
+        assert await terminal.next_event() is None
+
+
+@pytest.mark.parametrize("text", ["Ada", "", None])
+async def test_a_question_gets_its_answer(text: str | None) -> None:
+    terminal = Terminal()
+
+    async with running() as tasks:
+        tasks.start_soon(answer_next, terminal, text)
+        assert await terminal.ask(3, "name?", ("Ada", "Bob")) == text
+
+
+async def test_a_question_says_who_asks_what() -> None:
+    terminal = Terminal()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(terminal.ask, 3, "name?", ("Ada",))
+        assert await answer_next(terminal, "Ada") == Asked(1, 3, "name?", ("Ada",))
+
+
+async def test_answers_find_their_questions_in_any_order() -> None:
+    terminal = Terminal()
+    answers: dict[str, str | None] = {}
+
+    async def ask(prompt: str) -> None:
+        answers[prompt] = await terminal.ask(1, prompt, ())
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(ask, "first")
+        tasks.start_soon(ask, "second")
+        questions = [await terminal.next_event() for _ in range(2)]
+        for question in reversed(questions):
+            assert isinstance(question, Asked)
+            terminal.answer(question.ask, f"to {question.prompt}")
+
+    assert answers == {"first": "to first", "second": "to second"}
+
+
+async def test_a_second_answer_and_an_unknown_one_change_nothing() -> None:
+    terminal = Terminal()
+    terminal.answer(99, "to what?")
+
+    async def answer_twice() -> None:
+        asked = await answer_next(terminal, "first")
+        terminal.answer(asked.ask, "second")
+
+    async with running() as tasks:
+        tasks.start_soon(answer_twice)
+        assert await terminal.ask(1, "?", ()) == "first"
+
+
+async def test_questions_end_when_the_person_leaves() -> None:
+    terminal = Terminal()
+    answers: list[str | None] = []
+
+    async def ask() -> None:
+        answers.append(await terminal.ask(1, "?", ()))
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(ask)
+        await terminal.next_event()
+        terminal.close()
+
+    assert answers == [None]
+    assert await terminal.ask(1, "anybody?", ()) is None
+
+
+async def test_a_question_nobody_waits_for_any_more_is_forgotten() -> None:
+    terminal = Terminal()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(terminal.ask, 1, "?", ())
+        asked = await terminal.next_event()
+        tasks.cancel_scope.cancel()
+
+    assert isinstance(asked, Asked)
+    terminal.answer(asked.ask, "too late")
+    async with running() as tasks:
+        tasks.start_soon(answer_next, terminal, "in time")
+        assert await terminal.ask(1, "again?", ()) == "in time"
+
+
+async def test_a_person_who_does_not_read_is_given_up() -> None:
+    terminal = Terminal()
+
+    for _ in range(MAX_BUFFERED_EVENTS + 1):
+        terminal.emit(Notice("x"))
+
+    assert terminal.closed.is_set()
+
+
+async def test_nobody_answers_at_once_and_hears_nothing() -> None:
+    NOBODY.emit(Notice("hello?"))
+
+    assert await NOBODY.ask(1, "anybody?", ()) is None
+    assert await NOBODY.next_event() is None
+
+
+async def test_a_writer_waits_for_a_person_who_reads_slowly() -> None:
+    terminal = Terminal()
+    terminal.emit(Output(1, "x" * (ROOM_CHARS + 1)))
+
+    with anyio.move_on_after(0.05) as scope:
+        await terminal.wait_for_room()
+    assert scope.cancelled_caught
+
+    await terminal.next_event()
+    with anyio.fail_after(5):
+        await terminal.wait_for_room()
+
+
+async def test_a_writer_does_not_wait_for_a_person_who_left() -> None:
+    terminal = Terminal()
+    terminal.emit(Output(1, "x" * (ROOM_CHARS + 1)))
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(terminal.wait_for_room)
+        await anyio.wait_all_tasks_blocked()
+        terminal.close()
+
+
+async def test_a_person_with_too_much_unread_text_is_given_up() -> None:
+    terminal = Terminal()
+
+    terminal.emit(Output(1, "x" * (MAX_BUFFERED_CHARS + 1)))
+
+    assert terminal.closed.is_set()
