@@ -69,6 +69,7 @@ class Process:
         self.next_seq: dict[str, int] = {}
         self.in_flight: dict[tuple[str, int], anyio.CancelScope] = {}
         self.num_generating = 0
+        self.num_reserved_tokens = 0  # what the running generations may still make
         # usage
         self.prompt_tokens = 0
         self.completion_tokens = 0

@@ -7,7 +7,7 @@ import msgspec
 
 from llmos.memory.db import Connection
 from llmos.memory.journal import append_output
-from llmos.syscalls.errors import E_ARG
+from llmos.syscalls.errors import E_ARG, E_LIMIT
 from llmos.syscalls.generate import Generate, Generation
 from llmos.syscalls.types import Sampling
 
@@ -28,17 +28,23 @@ async def sys_generate(trap: Trap, call: Generate) -> Effect:
     if not messages:
         raise E_ARG("there is no message to answer", field="messages")
     tools = machine.tools.specs(call.tools)
-    sampling = _decide_sampling(trap, call.sampling)
     await trap.begin()
-    model = machine.models.get(name)
-    await _load(process, name, model)
+    max_tokens = _decide_max_tokens(trap, call.sampling)
+    seed = call.sampling.seed
+    if seed is None:
+        seed = process.seed(trap.strand, trap.seq)
+    sampling = msgspec.structs.replace(call.sampling, seed=seed, max_tokens=max_tokens)
     job = GenerationJob(messages, tools, sampling, process.pid, process.tenant)
     process.num_generating += 1
+    process.num_reserved_tokens += max_tokens
     try:
+        model = machine.models.get(name)
+        await _load(process, name, model)
         finished = await _stream(trap, call, model, job)
     finally:
         process.num_generating -= 1
-    return _finish(trap, call, name, finished, sampling.seed or 0)
+        process.num_reserved_tokens -= max_tokens
+    return _finish(trap, call, name, finished, seed)
 
 
 async def _load(process: Process, name: str, model: Model) -> None:
@@ -48,16 +54,17 @@ async def _load(process: Process, name: str, model: Model) -> None:
         await model.load()
 
 
-def _decide_sampling(trap: Trap, sampling: Sampling) -> Sampling:
-    """Give the call its seed, and no more tokens than the process may still make."""
+def _decide_max_tokens(trap: Trap, sampling: Sampling) -> int:
+    """No more tokens than the process may still make beside its other generations. E_LIMIT."""
     process = trap.process
-    seed = process.seed(trap.strand, trap.seq) if sampling.seed is None else sampling.seed
     max_tokens = sampling.max_tokens or trap.machine.config.max_tokens_default
     budget = process.capabilities.generate.max_tokens
-    if budget is not None:
-        left = budget - process.completion_tokens
-        max_tokens = min(left, max_tokens)
-    return msgspec.structs.replace(sampling, seed=seed, max_tokens=max_tokens)
+    if budget is None:
+        return max_tokens
+    left = budget - process.completion_tokens - process.num_reserved_tokens
+    if left < 1:
+        raise E_LIMIT(f"all of the {budget} tokens of generate.max_tokens are used or under way")
+    return min(left, max_tokens)
 
 
 async def _stream(trap: Trap, call: Generate, model: Model, job: GenerationJob) -> Finished:

@@ -178,3 +178,19 @@ async def test_a_model_that_is_there_is_not_announced(attach: Attach) -> None:
     process.terminal.close()
 
     assert not isinstance(await process.terminal.next_event(), Notice)
+
+
+async def test_generations_side_by_side_share_one_budget(attach: Attach) -> None:
+    system, process = await attach(with_budget(12))
+
+    async def generate() -> int:
+        try:
+            answer = await system.generate("!slow 5 " + TEN_WORDS, max_tokens=8)
+        except E_LIMIT:
+            return 0
+        return answer.usage.completion_tokens
+
+    counts = await system.gather(generate(), generate(), generate())
+
+    assert counts == [8, 4, 0]
+    assert process.completion_tokens == 12
