@@ -1,6 +1,7 @@
 """A kernel without OS processes: the app's end of its socket is held by the test."""
 
 import socket
+import textwrap
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from pathlib import Path
@@ -38,6 +39,20 @@ EVERYTHING = msgspec.convert(
     },
     Capabilities,
 )
+APP_MANIFEST = """
+[app]
+name = "{name}"
+version = "1"
+main = "code:main"
+[capabilities]
+generate = {{ models = ["*"] }}
+children = ["*"]
+processes = true
+"""
+APP_HEADER = (
+    "import anyio, os, sys, time\nfrom llmos import app\n\n@app\nasync def main(sys_, *words):\n"
+)
+MakeApp = Callable[[str, str], str]
 Attach = Callable[..., Awaitable[tuple[System, Process]]]
 
 
@@ -124,3 +139,17 @@ async def read_rows(machine: Machine, process: Process) -> list[JournalRow]:
     """The process's journal, everything queued included."""
     await machine.db.flush()
     return await load(machine.db, process.pid)
+
+
+@pytest.fixture
+def make_app(tmp_path: Path) -> MakeApp:
+    """Write an app whose main has this body; returns its path."""
+
+    def make(name: str, body: str) -> str:
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "app.toml").write_text(APP_MANIFEST.format(name=name))
+        (folder / "code.py").write_text(APP_HEADER + textwrap.indent(textwrap.dedent(body), "    "))
+        return f"./{name}"
+
+    return make

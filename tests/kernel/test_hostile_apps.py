@@ -3,8 +3,7 @@
 import os
 import select
 import socket
-import textwrap
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, aclosing
 from pathlib import Path
 
@@ -36,33 +35,9 @@ from llmos.syscalls.process import SignalName
 from llmos.syscalls.stream import SocketStream
 from llmos.syscalls.wire import FrameStream, decode
 
+from .conftest import MakeApp
+
 pytestmark = pytest.mark.anyio
-MANIFEST = """
-[app]
-name = "{name}"
-version = "1"
-main = "code:main"
-[capabilities]
-generate = {{ models = ["*"] }}
-"""
-HEADER = (
-    "import anyio, os, sys, time\nfrom llmos import app\n\n@app\nasync def main(sys_, *words):\n"
-)
-MakeApp = Callable[[str, str], str]
-
-
-@pytest.fixture
-def make_app(tmp_path: Path) -> MakeApp:
-    """Write an app whose main has this body; returns its path."""
-
-    def make(name: str, body: str) -> str:
-        folder = tmp_path / name
-        folder.mkdir()
-        (folder / "app.toml").write_text(MANIFEST.format(name=name))
-        (folder / "code.py").write_text(HEADER + textwrap.indent(textwrap.dedent(body), "    "))
-        return f"./{name}"
-
-    return make
 
 
 @pytest.fixture

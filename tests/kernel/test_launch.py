@@ -1,7 +1,6 @@
 """Processes live and die as OS processes, and the kernel tells the truth about it."""
 
-import textwrap
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import anyio
@@ -17,35 +16,9 @@ from llmos.kernel.terminal import Terminal
 from llmos.memory.journal import read_output
 from llmos.syscalls.errors import E_ARG, E_PERM, E_STORAGE
 
+from .conftest import MakeApp
+
 pytestmark = pytest.mark.anyio
-MANIFEST = """
-[app]
-name = "{name}"
-version = "1"
-main = "code:main"
-[capabilities]
-generate = {{ models = ["*"] }}
-children = ["*"]
-processes = true
-"""
-MakeApp = Callable[[str, str], str]
-
-
-@pytest.fixture
-def make_app(tmp_path: Path) -> MakeApp:
-    """Write an app whose main has this body; returns its path."""
-
-    def make(name: str, body: str) -> str:
-        folder = tmp_path / name
-        folder.mkdir()
-        (folder / "app.toml").write_text(MANIFEST.format(name=name))
-        code = (
-            "import os, sys, time\nfrom llmos import app\n\n@app\nasync def main(sys_, *words):\n"
-        )
-        (folder / "code.py").write_text(code + textwrap.indent(textwrap.dedent(body), "    "))
-        return f"./{name}"
-
-    return make
 
 
 @pytest.fixture
