@@ -37,7 +37,7 @@ class Work:
         start = self.sequence.num_computed
         first = start // page_size
         last = (start + self.num_tokens - 1) // page_size + 1
-        pages = np.array(self.sequence.pages[first:last], np.int64)
+        pages = self.sequence.pages.numbers[first:last].astype(np.int64)
         slots = (pages[:, None] * page_size + np.arange(page_size)).ravel()
         offset = start - first * page_size
         return slots[offset : offset + self.num_tokens]

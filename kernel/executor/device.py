@@ -6,8 +6,11 @@ import torch
 
 from llmos.syscalls.errors import E_MODEL
 
+from .native.library import has_native_kernels
+
 HOST_SHARE = 0.25
 DEVICE_SHARE = 0.85
+CACHED_BYTES = 64 << 20
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -22,10 +25,14 @@ def pick_device(wanted: str) -> torch.device:
     return torch.device(wanted)
 
 
-def pick_dtype(wanted: str, device: torch.device) -> torch.dtype:
-    """The precision of this name; "auto" is bfloat16 on CUDA and float32 elsewhere."""
+def pick_dtype(wanted: str, device: torch.device, weight_bytes: int) -> torch.dtype:
+    """The precision of this name; "auto" is bfloat16 where it is faster, else float32.
+
+    It is faster on CUDA, and on a CPU with our kernels for models that exceed its cache.
+    """
     if wanted == "auto":
-        return torch.bfloat16 if device.type == "cuda" else torch.float32
+        is_fast = device.type == "cuda" or (weight_bytes > CACHED_BYTES and has_native_kernels())
+        return torch.bfloat16 if is_fast else torch.float32
     if wanted not in _DTYPES:
         known = ", ".join(("auto", *_DTYPES))
         raise E_MODEL(f"unknown dtype {wanted!r}; known: {known}", field="dtype")

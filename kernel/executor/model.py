@@ -20,6 +20,10 @@ from llmos.syscalls.errors import E_MODEL
 from .attention import ATTENTION_NAME, LayerShape, attend, probing
 from .checkpoint import compute_fingerprint, find_checkpoint
 from .device import pick_device, pick_dtype
+from .native.library import compute_digest, has_native_kernels
+from .native.modules import replace_modules
+from .native.pool import fits
+from .native.rotary import replace_rotation
 from .protocol import Load
 from .startup import without_compiler
 
@@ -37,6 +41,7 @@ class Model:
     layers: tuple[LayerShape, ...]
     device: torch.device
     dtype: torch.dtype
+    is_native: bool  # whether the compiled kernels run it
     architecture: str
     num_parameters: int
     max_model_len: int
@@ -59,23 +64,27 @@ def load_model(spec: Load) -> Model:
     """Load from a folder or the hub. Raises E_MODEL with the reason and, if any, the fix."""
     folder = find_checkpoint(spec.model)
     device = pick_device(spec.device)
-    dtype = pick_dtype(spec.dtype, device)
+    weight_bytes = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    dtype = pick_dtype(spec.dtype, device, weight_bytes)
     set_verbosity_error()
     disable_progress_bar()
     config = _load_config(folder)
     network, layers = _load_layers(folder, config, device, dtype)
     num_parameters = sum(parameter.numel() for parameter in network.parameters())
     _set_threads(device, num_parameters)
+    is_native = device.type == "cpu" and dtype == torch.bfloat16 and _pack(network, layers)
+    kernels = compute_digest() if is_native else torch.__version__
     return Model(
         network=network,
         tokenizer=_load_tokenizer(folder),
         layers=layers,
         device=device,
         dtype=dtype,
+        is_native=is_native,
         architecture=type(network).__name__,
         num_parameters=num_parameters,
         max_model_len=_find_window(config, spec.max_model_len),
-        fingerprint=compute_fingerprint(folder, device.type, str(dtype), torch.__version__),
+        fingerprint=compute_fingerprint(folder, device.type, str(dtype), kernels),
     )
 
 
@@ -85,13 +94,25 @@ def _set_threads(device: torch.device, num_parameters: int) -> None:
         torch.set_num_threads(1)
 
 
+def _pack(network: Any, layers: tuple[LayerShape, ...]) -> bool:
+    """Put the network on the compiled kernels, if this machine has them and its layers fit."""
+    if not fits(layers) or not has_native_kernels():
+        return False
+    replace_modules(network)
+    replace_rotation(network, layers[0].key_dim)
+    return True
+
+
 def _load_config(folder: Path) -> Any:
+    from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig
 
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise E_MODEL(f"{folder}/config.json cannot be used: {_first_line(error)}") from None
+    except (OSError, ValueError, KeyError, TypeError, StrictDataclassError) as error:
+        reason = " ".join(str(error).split())[:300]
+        fix = "fix: copy or download the folder's files again"
+        raise E_MODEL(f"{folder}/config.json cannot be used: {reason}; {fix}") from None
     if config.is_encoder_decoder:
         raise E_MODEL(f"{config.model_type} is an encoder-decoder; only causal models run")
     text = config.get_text_config()
@@ -197,7 +218,8 @@ def _load_tokenizer(folder: Path) -> Any:
             warnings.simplefilter("ignore")
             tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
-        raise E_MODEL(f"{folder} has no usable tokenizer: {_first_line(error)}") from None
+        reason = f"{folder} has no usable tokenizer: {_first_line(error)}"
+        raise E_MODEL(f"{reason}; fix: give a folder with a working tokenizer.json") from None
     if not tokenizer.is_fast:
         raise E_MODEL(f"{folder} has no tokenizer.json; fix: save its tokenizer in that form")
     return tokenizer

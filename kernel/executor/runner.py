@@ -10,9 +10,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from .attention import Chunk, KeyValuePool, Step, using
+from .attention import Chunk, Step, using
 from .batch import Work
 from .model import Model
+from .native.pool import NativePool
+from .plain import PlainPool
 from .sampler import sample
 
 
@@ -21,13 +23,18 @@ class Runner:
 
     def __init__(self, model: Model, *, num_pages: int, page_size: int) -> None:
         self._model = model
-        self.pool = KeyValuePool(
-            model.layers,
-            num_pages=num_pages,
-            page_size=page_size,
-            dtype=model.dtype,
-            device=model.device,
-        )
+        self._page_size = page_size
+        self.pool: NativePool | PlainPool
+        if model.is_native:
+            self.pool = NativePool(model.layers, num_pages=num_pages)
+        else:
+            self.pool = PlainPool(
+                model.layers,
+                num_pages=num_pages,
+                page_size=page_size,
+                dtype=model.dtype,
+                device=model.device,
+            )
 
     @torch.inference_mode()
     def run(self, works: Seq[Work]) -> list[int | None]:
@@ -48,20 +55,13 @@ class Runner:
         return sample(logits, [works[index].sequence for index in lasts]) if lasts else []
 
     def _build_step(self, works: Seq[Work], counts: NDArray[np.int64]) -> Step:
-        size = self.pool.page_size
         starts = counts.cumsum() - counts
         chunks = [
-            Chunk(int(row), work.num_tokens, work.sequence.num_computed, work.sequence.pages)
-            for row, work in zip(starts, works, strict=True)
+            Chunk(row, work.num_tokens, work.sequence.num_computed, work.sequence.pages.numbers)
+            for row, work in zip(starts.tolist(), works, strict=True)
         ]
-        slots = [work.find_slots(size) for work in works]
-        return Step(
-            pool=self.pool,
-            slots=self._send(np.concatenate(slots)),
-            num_decodes=int((counts == 1).sum()),
-            chunks=chunks,
-            dtype=self._model.dtype,
-        )
+        slots = np.concatenate([work.find_slots(self._page_size) for work in works])
+        return Step(self.pool, slots, int((counts == 1).sum()), chunks)
 
     def _send(self, numbers: NDArray[np.int64]) -> torch.Tensor:
         return torch.from_numpy(numbers).to(self._model.device)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import torch
 
 from .prefix import extend_names
+from .table import PageTable
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Sequence:
     sampling: ResolvedSampling
     root: bytes
     num_prompt: int = 0
-    pages: list[int] = field(default_factory=list)
+    pages: PageTable = field(default_factory=PageTable)
     num_computed: int = 0
     num_cached: int | None = None  # prompt tokens found in pages when it was first admitted
     names: list[bytes] = field(default_factory=list)
