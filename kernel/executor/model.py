@@ -70,10 +70,14 @@ def load_model(spec: Load) -> Model:
     disable_progress_bar()
     config = _load_config(folder)
     network, layers = _load_layers(folder, config, device, dtype)
+    is_half = device.type == "cpu" and dtype == torch.bfloat16
+    if is_half and spec.dtype == "auto" and not fits(layers):
+        dtype = torch.float32  # torch's own bfloat16 is slower than that
+        network, layers = _load_layers(folder, config, device, dtype)
     num_parameters = sum(parameter.numel() for parameter in network.parameters())
     _set_threads(device, num_parameters)
-    is_native = device.type == "cpu" and dtype == torch.bfloat16 and _pack(network, layers)
-    kernels = compute_digest() if is_native else torch.__version__
+    is_native = is_half and _pack(network, config, layers)
+    kernels = compute_digest() if is_native else ""
     return Model(
         network=network,
         tokenizer=_load_tokenizer(folder),
@@ -84,7 +88,9 @@ def load_model(spec: Load) -> Model:
         architecture=type(network).__name__,
         num_parameters=num_parameters,
         max_model_len=_find_window(config, spec.max_model_len),
-        fingerprint=compute_fingerprint(folder, device.type, str(dtype), kernels),
+        fingerprint=compute_fingerprint(
+            folder, device.type, str(dtype), torch.__version__, kernels
+        ),
     )
 
 
@@ -94,13 +100,16 @@ def _set_threads(device: torch.device, num_parameters: int) -> None:
         torch.set_num_threads(1)
 
 
-def _pack(network: Any, layers: tuple[LayerShape, ...]) -> bool:
-    """Put the network on the compiled kernels, if this machine has them and its layers fit."""
+def _pack(network: Any, config: Any, layers: tuple[LayerShape, ...]) -> bool:
+    """Put the network on the compiled kernels, if this machine has them and its layers fit.
+
+    Running it once more shows that it takes the parts that it was given.
+    """
     if not fits(layers) or not has_native_kernels():
         return False
     replace_modules(network)
     replace_rotation(network, layers[0].key_dim)
-    return True
+    return _find_layers(network, config, torch.device("cpu")) == layers
 
 
 def _load_config(folder: Path) -> Any:

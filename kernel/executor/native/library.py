@@ -1,8 +1,9 @@
 """The compiled kernels: built once by the machine's C compiler, kept in the user's cache folder.
 
 There is none where the processor lacks AVX-512 bf16, where no compiler is found, or where it
-fails; the engine then computes by torch. OpenMP's threads are torch's: both ask for the same
-shared library, which is loaded once.
+fails; the engine then computes by torch. A compiled file ends in a digest of what is before it:
+to load one that was cut short would end the process. OpenMP's threads are torch's: both ask for
+the same shared library, which is loaded once.
 """
 
 import ctypes
@@ -13,6 +14,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 import platformdirs
@@ -23,9 +25,10 @@ _SOURCES = ("linear.c", "attention.c", "pointwise.c")
 _PROCESSOR_FLAGS = {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_bf16", "fma"}
 _COMPILER_FLAGS = (
     "-O3", "-shared", "-fPIC", "-fopenmp", "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl",
-    "-mavx512bf16", "-mfma",
+    "-mavx512bf16", "-mfma", "-ffp-contract=off",
 )  # fmt: skip
 _COMPILE_SECONDS = 120
+_DIGEST_BYTES = 16
 _HUGE_PAGE_BYTES = 2 << 20
 _POINTER, _LONG, _DOUBLE = ctypes.c_void_p, ctypes.c_long, ctypes.c_double
 _PROTOTYPES = {
@@ -57,7 +60,7 @@ def load_library() -> ctypes.CDLL:
     """The kernels, compiled if they are not in the cache. Raises NoNativeKernels."""
     check_processor()
     path = platformdirs.user_cache_path("llmos") / f"kernels-{compute_digest()}.so"
-    if not path.exists():
+    if not _is_whole(path):
         _compile(path)
     try:
         library = ctypes.CDLL(str(path))
@@ -69,6 +72,7 @@ def load_library() -> ctypes.CDLL:
     return library
 
 
+@functools.cache
 def has_native_kernels() -> bool:
     """Whether this machine has compiled kernels or can make them."""
     try:
@@ -89,25 +93,37 @@ def check_processor() -> None:
         raise NoNativeKernels(f"the processor has no {', '.join(missing)}")
 
 
+def _is_whole(path: Path) -> bool:
+    try:
+        data = path.read_bytes()
+    except OSError:
+        return False
+    return data[-_DIGEST_BYTES:] == _sign(data[:-_DIGEST_BYTES])
+
+
+def _sign(data: bytes) -> bytes:
+    return hashlib.blake2b(data, digest_size=_DIGEST_BYTES).digest()
+
+
 def _compile(path: Path) -> None:
     compiler = next(filter(None, map(shutil.which, ("gcc", "cc"))), None)
     if compiler is None:
         raise NoNativeKernels("no C compiler is found; fix: install gcc")
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    descriptor, scratch = tempfile.mkstemp(dir=path.parent, suffix=".so")
-    os.close(descriptor)
-    command = [compiler, *_COMPILER_FLAGS, "-o", scratch, *_SOURCES, "-lm"]
     try:
-        subprocess.run(
-            command, cwd=_FOLDER, check=True, capture_output=True, timeout=_COMPILE_SECONDS
-        )
-        os.replace(scratch, path)  # two executors that compile at once agree
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+            scratch = Path(folder) / path.name
+            command = [compiler, *_COMPILER_FLAGS, "-o", str(scratch), *_SOURCES, "-lm"]
+            subprocess.run(
+                command, cwd=_FOLDER, check=True, capture_output=True, timeout=_COMPILE_SECONDS
+            )
+            with scratch.open("r+b") as file:
+                file.write(_sign(file.read()))
+            os.replace(scratch, path)  # two executors that compile at once agree
     except (OSError, subprocess.SubprocessError) as error:
         output = getattr(error, "stderr", None) or b""
         reason = output.decode(errors="replace").strip().partition("\n")[0] or str(error)
         raise NoNativeKernels(f"the kernels cannot be compiled: {reason[:300]}") from None
-    finally:
-        Path(scratch).unlink(missing_ok=True)
 
 
 def allocate_host(num_elements: int) -> torch.Tensor:
@@ -120,6 +136,8 @@ def allocate_host(num_elements: int) -> torch.Tensor:
     memory = mmap.mmap(
         -1, num_bytes + _HUGE_PAGE_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
     )
-    memory.madvise(mmap.MADV_HUGEPAGE)
+    if num_bytes >= _HUGE_PAGE_BYTES:
+        with suppress(OSError):  # a system may have none
+            memory.madvise(mmap.MADV_HUGEPAGE)
     start = -ctypes.addressof(ctypes.c_char.from_buffer(memory)) % _HUGE_PAGE_BYTES
     return torch.frombuffer(memory, dtype=torch.bfloat16, count=num_elements, offset=start)
