@@ -7,7 +7,9 @@ after the zygote was forked, never before: a SQLite connection must not cross a 
 import asyncio
 import os
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import TypeVar, cast
 
@@ -18,8 +20,10 @@ from sqlalchemy.exc import DBAPIError
 
 from llmos.syscalls.errors import E_STORAGE
 
+from .entry import Entry, Operation, result_code, storage_error
 from .migrations import migrate, require_ours
-from .writer import BUSY_TIMEOUT_MS, Entry, Operation, Writer, result_code, storage_error
+from .wal import BUSY_TIMEOUT_MS
+from .writer import Writer
 
 __all__ = ["Connection", "Database", "Operation"]
 
@@ -86,27 +90,73 @@ class Database:
 
     @property
     def failure(self) -> E_STORAGE | None:
-        """Why the last commit failed; None when it did not. Nothing acknowledged is lost."""
+        """Why the last commit failed; None when it did not. Nothing acknowledged is lost.
+
+        Its `retry_after_seconds` is None when the failure will not pass by itself.
+        """
         return self._writer.failure
 
-    async def write(self, operation: Callable[[Connection], T]) -> T:
-        """Run `operation` in the writer's transaction; returns when it is durable.
+    async def write(
+        self,
+        operation: Callable[[Connection], T],
+        *,
+        owner: int | None = None,
+        keep: bool = False,
+    ) -> T:
+        """Run `operation` in the writer's transaction, once; returns when it is durable.
 
         An error that it raises undoes it alone and comes back to this caller. E_STORAGE when the
-        disk failed: then nothing of it was done. It must not commit or roll back, and it runs in
-        the writer's thread. A cancelled caller does not stop it.
+        disk failed: then nothing of it was done. While the store is held, a caller waits instead,
+        until `retry` succeeds or it is given up (`give_up`, unless `keep`; `give_up_owned`).
+        It must not commit or roll back, and it runs in the writer's thread, again if the disk
+        undid it. A cancelled caller does not stop it.
         """
-        future: asyncio.Future[object] = asyncio.get_running_loop().create_future()
-        self._writer.put(Entry(operation, future))
-        return cast("T", await future)
+        entry = Entry(operation, make_future(), owner=owner, keep=keep)
+        self._writer.put(entry)
+        return cast("T", await wait(entry))
 
     def write_nowait(self, operation: Operation) -> None:
-        """Queue `operation` for the writer; the next acknowledged write proves it durable."""
+        """Queue `operation` for the writer; the next acknowledged write proves it durable.
+
+        It is never given up: when the disk fails it is done as soon as that works again.
+        """
         self._writer.put(Entry(operation, None))
 
-    async def flush(self) -> None:
-        """Return when all that was queued so far is durable."""
-        await self.write(lambda connection: None)
+    async def flush(self, *, owner: int | None = None, keep: bool = False) -> None:
+        """Return when all that was queued so far is durable. Waits and fails as `write` does."""
+        await self.write(nothing, owner=owner, keep=keep)
+
+    # -- when the disk fails: somebody decides how long callers wait
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """While the context lasts, callers wait when the disk fails, and `retry` must be called."""
+        self._writer.hold()
+        try:
+            yield
+        finally:
+            with suppress(E_STORAGE):  # closed: it holds nobody
+                self._writer.put(self._writer.release)
+
+    async def wait_failure(self) -> None:
+        """Return when the disk fails, or at once if it does."""
+        watcher = Entry(nothing, make_future())
+        self._writer.put(partial(self._writer.watch, watcher))
+        await wait(watcher)
+
+    async def retry(self) -> None:
+        """Try the disk again; afterwards `failure` says whether it works."""
+        done = Entry(nothing, make_future())
+        self._writer.put(partial(self._writer.retry, done))
+        await wait(done)
+
+    def give_up(self) -> None:
+        """While the disk fails, let who waits for what need not be kept hear E_STORAGE now."""
+        self._writer.put(self._writer.drop_unkept)
+
+    def give_up_owned(self, owner: int) -> None:
+        """While the disk fails, undo what this owner waits for; it hears E_STORAGE now."""
+        self._writer.put(partial(self._writer.drop_owned, owner))
 
     async def read(self, query: Callable[[Connection], T]) -> T:
         """Run `query` in a worker thread on one snapshot that holds all acknowledged writes.
@@ -132,16 +182,31 @@ class Database:
         if self._closed:
             return
         self._closed = True
+        last = Entry(nothing, make_future())
+        self._writer.put(last)
         with anyio.CancelScope(shield=True):
-            try:
-                await self.flush()
-            finally:
-                await anyio.to_thread.run_sync(self._shut)
+            await anyio.to_thread.run_sync(self._shut)
+            await wait(last)
 
     def _shut(self) -> None:
         self._readers.dispose()
         self._writer.stop()
         close(self._connection)
+
+
+def nothing(connection: Connection) -> None:
+    """The operation that is only waited for."""
+
+
+def make_future() -> "asyncio.Future[object]":
+    """A future of the running loop."""
+    return asyncio.get_running_loop().create_future()
+
+
+async def wait(entry: Entry) -> object:
+    """What came of an entry. It must have a future."""
+    assert entry.future is not None
+    return await entry.future
 
 
 def claim_file(path: Path) -> None:

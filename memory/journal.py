@@ -106,9 +106,20 @@ async def load(db: Database, pid: int) -> list[JournalRow]:
     return [to_row(row) for row in verified(rows)]
 
 
-def verified(rows: Sequence[Any]) -> Iterable[Any]:
+async def find(db: Database, pid: int, strand: str, seq: int) -> JournalRow | None:
+    """One call's row, everything queued included; E_STORAGE if it is damaged."""
+    await db.flush(owner=pid)
+    row = await db.read(
+        lambda connection: connection.exec_driver_sql(FIND, (pid, strand, seq)).first()
+    )
+    if row is None:
+        return None
+    require_sound(row)
+    return to_row(row)
+
+
+def verified(rows: Sequence[Any], prev_hash: bytes = FIRST_HASH) -> Iterable[Any]:
     """The rows, each after its checksum and its link to the one before were proved."""
-    prev_hash = FIRST_HASH
     for row in rows:
         require_sound(row)
         if row.prev_hash != prev_hash:

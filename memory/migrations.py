@@ -11,7 +11,7 @@ from sqlalchemy import Connection
 
 from llmos.syscalls.errors import E_STORAGE
 
-from .schema import metadata
+from .schema import last_commit, metadata
 
 APPLICATION_ID = int.from_bytes(b"LLMO", "big")
 
@@ -35,7 +35,16 @@ def create_search_index(connection: Connection) -> None:
     connection.exec_driver_sql(SEARCH_INDEX)
 
 
-STEPS: tuple[Callable[[Connection], None], ...] = (create_tables, create_search_index)
+def number_commits(connection: Connection) -> None:
+    """Step 3: the number of the last transaction, where step 1 was run before it had a table."""
+    last_commit.create(connection, checkfirst=True)
+
+
+STEPS: tuple[Callable[[Connection], None], ...] = (
+    create_tables,
+    create_search_index,
+    number_commits,
+)
 
 
 def require_ours(connection: Connection) -> None:

@@ -57,11 +57,19 @@ def create_row(
 
 
 async def update(db: Database, pid: int, **columns: Any) -> None:
-    """Change columns of a process, durably. E_STORAGE if there is no such process."""
+    """Change columns of a process, durably. E_STORAGE if there is no such process.
+
+    E_STORAGE too when the disk fails and who waits for the process is given up: the change is
+    made as soon as the disk works again.
+    """
     statement = update_table(process).where(process.c.pid == pid).values(**columns)
-    num_rows = await db.write(lambda connection: connection.execute(statement).rowcount)
-    if num_rows != 1:
-        raise E_STORAGE(f"the store has no process {pid}")
+
+    def change(connection: Connection) -> None:
+        if connection.execute(statement).rowcount != 1:
+            raise E_STORAGE(f"the store has no process {pid}")
+
+    db.write_nowait(change)
+    await db.flush(owner=pid, keep=True)
 
 
 async def get(db: Database, pid: int) -> ProcessRecord | None:

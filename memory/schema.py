@@ -137,3 +137,10 @@ output = Table(
     Column("num_chars", Integer, nullable=False),
     Column("text", Text, nullable=False),
 )
+
+last_commit = Table(
+    "last_commit",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("number", Integer, nullable=False),
+)

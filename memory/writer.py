@@ -4,22 +4,21 @@ Operations run in the order in which they were queued. All that wait when the th
 share one transaction, each in a savepoint: one that raises is undone alone and its error goes to
 its caller alone. A caller hears of success after COMMIT, never before.
 
-When the disk fails, the whole transaction is undone. Those who waited get E_STORAGE; operations
-that nobody waited for stay at the head of the queue and are tried again before anything else, so
-an acknowledged write always proves that all writes queued before it are durable too.
+When the disk fails, the whole transaction is undone and stays at the head of the queue, so an
+acknowledged write always proves that all writes queued before it are durable too. Those who wait
+get E_STORAGE at once, or wait on while the writer is told to hold them.
 
-The write-ahead log is copied back here and nowhere else: SQLite before 3.51.3 can corrupt a file
-when two connections do that at once.
+A disk can fail a COMMIT after it became durable. So each transaction carries a number of its own,
+and before operations run again the number in the file says whether they have run already.
 """
 
-import asyncio
 import contextlib
 import queue
+import secrets
 import sqlite3
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
 from typing import cast
 
 from sqlalchemy import Connection
@@ -27,101 +26,18 @@ from sqlalchemy.exc import DBAPIError
 
 from llmos.syscalls.errors import E_STORAGE
 
-Operation = Callable[[Connection], object]
+from .entry import Entry, Savepoint, deliver, storage_error
+from .wal import WriteAheadLog
 
 MAX_BATCH = 512
 IDLE_SECONDS = 1.0
-CHECKPOINT_BYTES = 1000 * 4096
-BUSY_TIMEOUT_MS = 5000
-
-# Result codes that speak of the file or the disk, not of the statement (sqlite.org/rescode.html).
-DISK_ERROR_CODES = frozenset(
-    {
-        sqlite3.SQLITE_BUSY,
-        sqlite3.SQLITE_LOCKED,
-        sqlite3.SQLITE_NOMEM,
-        sqlite3.SQLITE_READONLY,
-        sqlite3.SQLITE_IOERR,
-        sqlite3.SQLITE_CORRUPT,
-        sqlite3.SQLITE_FULL,
-        sqlite3.SQLITE_CANTOPEN,
-        sqlite3.SQLITE_PROTOCOL,
-        sqlite3.SQLITE_NOTADB,
-    }
+NUMBER_BITS = 62
+SET_NUMBER = (
+    "INSERT INTO last_commit(id, number) VALUES (1, ?)"
+    " ON CONFLICT(id) DO UPDATE SET number = excluded.number"
 )
-
-
-def storage_error(error: BaseException) -> E_STORAGE:
-    """`error` as callers see it: SQLite's own words, without statement or values."""
-    cause = error.orig if isinstance(error, DBAPIError) else error
-    return E_STORAGE(f"the store failed: {cause}")
-
-
-def result_code(error: BaseException) -> int:
-    """SQLite's primary result code; 0 for an error that is not SQLite's."""
-    cause = error.orig if isinstance(error, DBAPIError) else error
-    return int(getattr(cause, "sqlite_errorcode", 0)) & 0xFF
-
-
-def is_disk_error(error: BaseException) -> bool:
-    """Whether the disk or the file failed, so that nothing of the transaction may stay."""
-    return result_code(error) in DISK_ERROR_CODES
-
-
-class Entry:
-    """A queued operation, who waits for it (nobody: None), and what came of it."""
-
-    __slots__ = ("error", "future", "operation", "result")
-
-    def __init__(self, operation: Operation, future: asyncio.Future[object] | None) -> None:
-        self.operation = operation
-        self.future = future
-        self.result: object = None
-        self.error: BaseException | None = None
-
-    def resolve(self) -> None:
-        """Tell the one who waits, in the loop of the one who waits."""
-        if self.future is None or self.future.done():
-            return
-        if isinstance(self.error, StopIteration):
-            # The one error that a future cannot carry.
-            self.future.set_exception(RuntimeError("an operation raised StopIteration"))
-        elif self.error is not None:
-            self.future.set_exception(self.error)
-        else:
-            self.future.set_result(self.result)
-
-
-class Savepoint:
-    """Undoes one operation alone when it raises and keeps the error for the one who asked.
-
-    Every error is kept, whatever its class: it belongs to the caller, and the other operations
-    of the transaction must not suffer. Only an error of the disk passes through.
-    """
-
-    def __init__(self, driver: sqlite3.Connection, entry: Entry) -> None:
-        self._driver = driver
-        self._entry = entry
-
-    def __enter__(self) -> None:
-        self._driver.execute("SAVEPOINT operation")
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> bool:
-        if error is not None and is_disk_error(error):
-            return False
-        if not self._driver.in_transaction:
-            raise sqlite3.OperationalError("an operation ended the transaction") from error
-        if error is not None:
-            self._driver.execute("ROLLBACK TO operation")
-            is_sql = isinstance(error, DBAPIError | sqlite3.Error)
-            self._entry.error = storage_error(error) if is_sql else error
-        self._driver.execute("RELEASE operation")
-        return True
+FIND_NUMBER = "SELECT number FROM last_commit"
+Order = Callable[[], None]
 
 
 class Writer:
@@ -130,12 +46,13 @@ class Writer:
     def __init__(self, connection: Connection, path: Path) -> None:
         self._connection = connection
         self._driver = cast("sqlite3.Connection", connection.connection.dbapi_connection)
-        self._log_path = path.with_name(path.name + "-wal")
-        self._log_bound_bytes = CHECKPOINT_BYTES
-        self._log_is_empty = False
-        self._queue: queue.SimpleQueue[Entry | None] = queue.SimpleQueue()
-        self._batch: list[Entry] = []
-        self._retry: list[Entry] = []
+        self._log = WriteAheadLog(self._driver, path)
+        self._queue: queue.SimpleQueue[Entry | Order | None] = queue.SimpleQueue()
+        self._pending: list[Entry] = []
+        self._number = secrets.randbits(NUMBER_BITS)
+        self._in_doubt: list[Entry] | None = None
+        self._failure_watchers: list[Entry] = []
+        self._holding = False
         self._lost: BaseException | None = None
         self._closed = False
         self._lock = threading.Lock()
@@ -146,12 +63,12 @@ class Writer:
         """Start the thread."""
         self._thread.start()
 
-    def put(self, entry: Entry) -> None:
-        """Queue an operation. E_STORAGE once the writer is stopped."""
+    def put(self, item: Entry | Order) -> None:
+        """Queue an operation, or an order to the writer itself. E_STORAGE once it is stopped."""
         with self._lock:
             if self._closed:
                 raise E_STORAGE("the store is closed")
-            self._queue.put(entry)
+            self._queue.put(item)
 
     def stop(self) -> None:
         """Commit what is queued, empty the write-ahead log, end the thread."""
@@ -160,6 +77,40 @@ class Writer:
                 self._closed = True
                 self._queue.put(None)
         self._thread.join()
+
+    def hold(self) -> None:
+        """From now on, let those who wait wait on when the disk fails, until `retry` succeeds."""
+        self._holding = True
+
+    # -- orders: what another thread asks for through `put`
+
+    def release(self) -> None:
+        """Hold nobody any more; who waits hears E_STORAGE."""
+        self._holding = False
+        self._drop(lambda entry: entry.future is not None)
+
+    def retry(self, done: Entry) -> None:
+        """Try again, even if nothing is queued, to learn whether the disk works; then tell."""
+        if self.failure is not None:
+            self._commit_pending()
+        deliver([done])
+
+    def drop_unkept(self) -> None:
+        """While the disk fails, give up what need not be kept; its callers get E_STORAGE."""
+        self._drop(lambda entry: not entry.keep)
+
+    def drop_owned(self, owner: int) -> None:
+        """While the disk fails, give up what this owner waits for."""
+        self._drop(lambda entry: entry.future is not None and entry.owner == owner)
+
+    def watch(self, watcher: Entry) -> None:
+        """Tell when the disk fails, or that it does."""
+        if self.failure is not None:
+            deliver([watcher])
+        else:
+            self._failure_watchers.append(watcher)
+
+    # -- the thread
 
     def _run(self) -> None:
         try:
@@ -170,46 +121,69 @@ class Writer:
             self._reject_rest()
 
     def _step(self) -> bool:
-        """Wait for work and do one transaction; False when the writer is to end."""
-        batch, is_last = self._take()
-        if batch:
-            self._batch = batch
-            self._commit(batch)
-            self._batch = []
-        if is_last or not batch:
-            self._checkpoint("TRUNCATE")
-        elif self._log_size_bytes() > self._log_bound_bytes:
-            self._checkpoint("PASSIVE")
+        """Wait for work and do it; False when the writer is to end."""
+        orders, is_last = self._take()
+        is_idle = not orders and not self._pending
+        if self._pending and (is_last or not self._is_held_up()):
+            self._commit_pending()
+        for order in orders:
+            order()
+        if is_last or is_idle:
+            self._log.copy_back("TRUNCATE")
         return not is_last
 
-    def _take(self) -> tuple[list[Entry], bool]:
-        """What is queued now, waiting until there is something; empty when idle for a while."""
-        batch, self._retry = self._retry, []
-        try:
-            # With an empty log and nothing to try again the machine may sleep.
-            needs_wake = bool(batch) or not self._log_is_empty
-            entry = self._queue.get(timeout=IDLE_SECONDS if needs_wake else None)
-            while entry is not None:
-                batch.append(entry)
-                if len(batch) >= MAX_BATCH:
-                    return batch, False
-                entry = self._queue.get_nowait()
-            return batch, True
-        except queue.Empty:
-            return batch, False
+    def _is_held_up(self) -> bool:
+        """Whether the next try is somebody else's to decide."""
+        failure = self.failure
+        return self._holding and failure is not None and failure.retry_after_seconds is not None
 
-    def _commit(self, batch: list[Entry]) -> None:
+    def _take(self) -> tuple[list[Order], bool]:
+        """Move what is queued to what is pending, waiting for something or until idle for a while.
+
+        Returns the orders among it, and whether the writer is to end.
+        """
+        # With an empty log and nothing to try again the machine may sleep.
+        needs_wake = not self._is_held_up() and (bool(self._pending) or not self._log.is_empty)
+        orders: list[Order] = []
+        with contextlib.suppress(queue.Empty):
+            item = self._queue.get(timeout=IDLE_SECONDS if needs_wake else None)
+            while item is not None:
+                if isinstance(item, Entry):
+                    self._pending.append(item)
+                else:
+                    orders.append(item)
+                if len(self._pending) >= MAX_BATCH:
+                    return orders, False
+                item = self._queue.get_nowait()
+            return orders, True
+        return orders, False
+
+    def _commit_pending(self) -> None:
+        """Commit all that is pending, until the disk fails; with nothing pending, try the disk."""
+        is_done = self._commit(self._pending[:MAX_BATCH])
+        while is_done and self._pending:
+            is_done = self._commit(self._pending[:MAX_BATCH])
+
+    def _commit(self, batch: list[Entry]) -> bool:
+        """One transaction; whether the disk took it."""
+        lost = self._lost
         try:
+            if self._resolve_doubt():
+                return True
+            num_changes = self._driver.total_changes
             self._driver.execute("BEGIN IMMEDIATE")
             for entry in batch:
                 self._apply(entry)
+            if self._driver.total_changes != num_changes or self.failure is not None:
+                self._number += 1
+                self._driver.execute(SET_NUMBER, (self._number,))
+                self._in_doubt = batch
             self._driver.execute("COMMIT")
         except (DBAPIError, sqlite3.Error) as error:
-            self._undo(batch, error)
-        else:
-            self._log_is_empty = False
-            self.failure = None
-        self._deliver(batch)
+            self._undo(error, lost)
+            return self._is_durable_all_the_same()
+        self._finish(batch)
+        return True
 
     def _apply(self, entry: Entry) -> None:
         entry.error = None
@@ -223,64 +197,64 @@ class Writer:
         if entry.future is None and entry.error is not None:
             self._lost = entry.error
 
-    def _undo(self, batch: list[Entry], error: BaseException) -> None:
-        if self._driver.in_transaction:
-            self._driver.execute("ROLLBACK")
+    def _undo(self, error: BaseException, lost: BaseException | None) -> None:
+        with contextlib.suppress(sqlite3.Error):  # the next BEGIN tells
+            if self._driver.in_transaction:
+                self._driver.execute("ROLLBACK")
+        self._lost = lost
         self.failure = storage_error(error)
-        for entry in batch:
-            entry.error = storage_error(error)
-        self._retry = [entry for entry in batch if entry.future is None]
+        deliver(self._failure_watchers)
+        self._failure_watchers.clear()
 
-    def _deliver(self, batch: Sequence[Entry]) -> None:
-        """Resolve the futures, with one wake-up of each event loop for the whole batch."""
-        loops: dict[asyncio.AbstractEventLoop, list[Entry]] = {}
-        for entry in batch:
-            if entry.future is not None:
-                loops.setdefault(entry.future.get_loop(), []).append(entry)
-        for loop, entries in loops.items():
-            # A loop that is closed has nobody waiting in it.
-            with contextlib.suppress(RuntimeError):
-                loop.call_soon_threadsafe(resolve_all, entries)
+    def _is_durable_all_the_same(self) -> bool:
+        """Whether the transaction that failed is in the file; if not, answer who does not wait."""
+        with contextlib.suppress(sqlite3.Error):
+            if self._resolve_doubt():
+                return True
+        if not self._is_held_up():
+            self._drop(lambda entry: entry.future is not None)
+        return False
 
-    def _log_size_bytes(self) -> int:
-        try:
-            return self._log_path.stat().st_size
-        except FileNotFoundError:
-            return 0
+    def _resolve_doubt(self) -> bool:
+        """Look whether the COMMIT that failed was durable; its operations are then done."""
+        batch = self._in_doubt
+        if batch is None:
+            return False
+        found = self._driver.execute(FIND_NUMBER).fetchone()
+        self._in_doubt = None
+        if found != (self._number,):
+            return False
+        self._finish(batch)
+        return True
 
-    def _checkpoint(self, mode: str) -> None:
-        """Copy the log into the database file, without waiting for readers.
+    def _finish(self, batch: list[Entry]) -> None:
+        """The batch, the head of what is pending, is durable."""
+        del self._pending[: len(batch)]
+        self._in_doubt = None
+        self.failure = None
+        deliver(batch)
+        self._log.grew()
 
-        After a complete copy SQLite fills the log from its start again, so the file grows past
-        its present size only when as many pages were written once more: that is the next bound.
-        """
-        self._driver.execute("PRAGMA busy_timeout = 0")
-        try:
-            row = self._driver.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
-        except sqlite3.Error as error:
-            self.failure = storage_error(error)
-            row = (1, 1, 0)
-        self._driver.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
-        is_busy, num_log_pages, num_copied_pages = row
-        self._log_is_empty = mode == "TRUNCATE" and not is_busy
-        rest = 0 if num_log_pages == num_copied_pages else CHECKPOINT_BYTES
-        self._log_bound_bytes = max(CHECKPOINT_BYTES, self._log_size_bytes() + rest)
+    def _drop(self, is_given_up: Callable[[Entry], bool]) -> None:
+        """Take entries out of what the disk holds up and tell who waits for them."""
+        if self.failure is None or self._in_doubt is not None:
+            return  # of what may have been done nobody can say that it was not
+        given_up = [entry for entry in self._pending if is_given_up(entry)]
+        self._pending = [entry for entry in self._pending if not is_given_up(entry)]
+        self._reject(given_up, self.failure)
+
+    def _reject(self, entries: list[Entry], error: E_STORAGE) -> None:
+        for entry in entries:
+            entry.error = E_STORAGE(error.message, retry_after_seconds=error.retry_after_seconds)
+        deliver(entries)
 
     def _reject_rest(self) -> None:
         with self._lock:
             self._closed = True
-        rest = self._batch + self._retry
+        rest = self._pending + self._failure_watchers
         with contextlib.suppress(queue.Empty):
             while True:
-                entry = self._queue.get_nowait()
-                if entry is not None:
-                    rest.append(entry)
-        for entry in rest:
-            entry.error = E_STORAGE("the store is closed")
-        self._deliver(rest)
-
-
-def resolve_all(entries: Sequence[Entry]) -> None:
-    """Resolve a batch's futures of one event loop."""
-    for entry in entries:
-        entry.resolve()
+                item = self._queue.get_nowait()
+                if isinstance(item, Entry):
+                    rest.append(item)
+        self._reject(rest, self.failure or E_STORAGE("the store is closed"))

@@ -1,28 +1,14 @@
 """A full disk: callers hear of it, nothing acknowledged is lost, space makes it work again."""
 
-import contextlib
-import resource
-from collections.abc import Iterator
-
 import anyio
 import pytest
 
-from llmos.memory.db import Connection, Database, Operation
+from llmos.memory.db import Connection, Database
 from llmos.syscalls.errors import E_STORAGE
 
+from .conftest import BIG, kept, no_room, put
+
 pytestmark = pytest.mark.anyio
-
-BIG = "x" * 1_000_000
-
-
-def put(number: int, text: str) -> Operation:
-    return lambda connection: connection.exec_driver_sql(
-        "INSERT INTO output VALUES (?, 0, 1, ?)", (number, text)
-    )
-
-
-def kept(connection: Connection) -> list[int]:
-    return list(connection.exec_driver_sql("SELECT pid FROM output ORDER BY pid").scalars())
 
 
 def forbid_growth(connection: Connection) -> None:
@@ -32,17 +18,6 @@ def forbid_growth(connection: Connection) -> None:
 
 def allow_growth(connection: Connection) -> None:
     connection.exec_driver_sql("PRAGMA max_page_count = 1000000")
-
-
-@contextlib.contextmanager
-def no_room() -> Iterator[None]:
-    """No file may pass 800 kB: the system refuses the write, at COMMIT."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (800_000, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 async def test_a_full_disk_is_an_error_and_loses_nothing(db: Database) -> None:
