@@ -48,6 +48,12 @@ class AppLog:
             if kept := data[: MAX_LOG_BYTES - self._num_bytes]:
                 await self._keep(kept)
 
+    async def note(self, text: str) -> None:
+        """Add a line of the kernel's own; it is none of the app's words."""
+        line = f"llmos: {text}\n"
+        self._terminal.emit(Logged(self._pid, line))
+        await self._keep(line.encode())
+
     async def _keep(self, data: bytes) -> None:
         """Write to the file. One that cannot be written costs the log, never the process."""
         self._num_bytes += len(data)

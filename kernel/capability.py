@@ -11,9 +11,9 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from llmos.syscalls.errors import E_ARG, E_LIMIT, E_PERM
+from llmos.syscalls.errors import E_ARG, E_PERM
 from llmos.syscalls.files import ListFiles, ReadFile, WriteFile
-from llmos.syscalls.generate import Generate
+from llmos.syscalls.generate import Embed, Generate, Score
 from llmos.syscalls.memory import Forget, Recall, Remember
 from llmos.syscalls.process import Spawn
 from llmos.syscalls.table import Syscall
@@ -83,17 +83,19 @@ def check(
     call: msgspec.Struct,
     *,
     model: str,
-    usage_tokens: int,
     workspace: Workspace,
 ) -> None:
     """Return if the process may make this call.
 
-    `model` is the process's own, `usage_tokens` what it has generated so far. Raises E_PERM naming
-    what the manifest would have to say, or E_LIMIT when the tokens are used up.
+    `model` is the process's own. Raises E_PERM naming what the manifest would have to say.
     """
     match call:
         case Generate():
-            _check_generate(capabilities, call, model, usage_tokens)
+            _require_model(capabilities, call.model or model)
+            for tool in call.tools:
+                require_tool(capabilities, tool)
+        case Score() | Embed():
+            _require_model(capabilities, call.model or model)
         case Recall():
             _require_space("read", capabilities.memory.read, call.space)
         case Remember() | Forget():
@@ -114,18 +116,9 @@ def check(
             raise E_PERM(f"no rule allows {row.name!r}, which needs {row.capability!r}")
 
 
-def _check_generate(
-    capabilities: Capabilities, call: Generate, model: str, usage_tokens: int
-) -> None:
-    rule = capabilities.generate
-    name = call.model or model
-    if not fits_any(name, rule.models):
+def _require_model(capabilities: Capabilities, name: str) -> None:
+    if not fits_any(name, capabilities.generate.models):
         raise _denied(f"model {name!r}", f"add {name!r} to", "generate.models")
-    for tool in call.tools:
-        require_tool(capabilities, tool)
-    if rule.max_tokens is not None and usage_tokens >= rule.max_tokens:
-        used = f"{usage_tokens} of {rule.max_tokens} tokens are used"
-        raise E_LIMIT(f"{used}; the manifest sets [capabilities] generate.max_tokens")
 
 
 def require_tool(capabilities: Capabilities, name: str) -> None:

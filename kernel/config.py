@@ -55,6 +55,11 @@ class Config(Settings, frozen=True):
         return self.home / "logs"
 
     @property
+    def pages(self) -> Path:
+        """The folder of pages that outlive their executor: a cache, to be removed at will."""
+        return self.home / "pages"
+
+    @property
     def socket(self) -> Path:
         """Where the daemon listens; its folder is ours alone."""
         path = self.home / "kernel.sock"

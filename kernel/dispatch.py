@@ -15,10 +15,8 @@ import msgspec
 from llmos.memory.db import Connection
 from llmos.syscalls.errors import (
     E_ARG,
-    E_BUSY,
     E_CANCELLED,
     E_KERNEL,
-    E_SEQ,
     SyscallError,
 )
 from llmos.syscalls.table import TABLE, Syscall
@@ -29,8 +27,8 @@ from .capability import check
 from .handlers import HANDLERS, Effect, Trap
 from .journal import Entry, digest_call
 from .machine import Machine
-from .process import MAX_CALLS_IN_FLIGHT, Process
-from .replay import check_interrupted, find_recorded, recorded_result
+from .process import Process
+from .replay import check_interrupted, find_recorded, recorded_result, require_same
 
 Send = Callable[[object], Awaitable[None]]
 logger = logging.getLogger(__name__)
@@ -38,13 +36,15 @@ _decoders = {row.name: msgspec.msgpack.Decoder(row.request) for row in TABLE.val
 _DURABLE_INTENT = frozenset({"once", "idempotent", "wait"})
 
 
-async def dispatch(machine: Machine, process: Process, request: Request, send: Send) -> None:
-    """Perform one call of a process and send its reply."""
+async def dispatch(
+    machine: Machine, process: Process, request: Request, again: bool, send: Send
+) -> None:
+    """Perform one admitted call of a process, or a call that comes `again`, and send its reply."""
     key = (request.strand, request.seq)
     answer: Reply | Failure = fail_request(request, E_CANCELLED("the call was cancelled"))
-    with process.in_flight[key]:
+    with process.in_flight[key].scope:
         try:
-            result = await _perform(machine, process, request, send)
+            result = await _perform(machine, process, request, again, send)
             answer = Reply(*key, msgspec.Raw(result))
         except SyscallError as error:
             answer = fail_request(request, error)
@@ -60,66 +60,55 @@ def fail_request(request: Request, error: SyscallError) -> Failure:
     return Failure(request.strand, request.seq, error.reply())
 
 
-def admit(process: Process, request: Request) -> None:
-    """Take a request's number, before `dispatch`. E_SEQ out of order, E_BUSY past the cap."""
-    expected = process.next_seq.get(request.strand, 0)
-    if request.seq != expected:
-        what = "came twice" if request.seq < expected else f"came before {expected}"
-        raise E_SEQ(f"call {request.seq} of strand {request.strand} {what}", field="seq")
-    if len(process.in_flight) >= MAX_CALLS_IN_FLIGHT:
-        raise E_BUSY(
-            f"{MAX_CALLS_IN_FLIGHT} calls are under way", retry_after_seconds=0.1, field="seq"
-        )
-    process.next_seq[request.strand] = expected + 1
-    process.in_flight[request.strand, request.seq] = anyio.CancelScope()
-
-
-async def _perform(machine: Machine, process: Process, request: Request, send: Send) -> bytes:
+async def _perform(
+    machine: Machine, process: Process, request: Request, again: bool, send: Send
+) -> bytes:
     """A call's result as msgpack of its reply type."""
     row = TABLE.get(request.name)
     if row is None:
         raise E_ARG(f"there is no syscall {request.name!r}", field="name")
     call = decode(request.args, _decoders[row.name])
     digest = digest_call(call)
-    recorded = find_recorded(process, request.strand, request.seq, row, digest)
+    recorded = await find_recorded(machine, process, request, again)
     if recorded is not None:
+        require_same(recorded, row.name, digest)
         result = recorded_result(recorded)
         if result is not None:
             return result
-    check(
-        process.capabilities,
-        row,
-        call,
-        model=process.model,
-        usage_tokens=process.completion_tokens,
-        workspace=process.workspace,
-    )
-    effect = _effect(machine, row, call)
-    entry = machine.journal.entry(process, request.strand, request.seq, row, effect, digest)
+    check(process.capabilities, row, call, model=process.model, workspace=process.workspace)
+    effect, arguments = _effect(machine, row, call)
+    where = request.strand, request.seq
+    entry = machine.journal.entry(process, *where, row, effect, digest, recorded)
     trap = Trap(
         machine,
         process,
-        request.strand,
-        request.seq,
+        *where,
         recorded.started_at if recorded is not None else machine.clock.now(),
         _text_sender(request, send),
         partial(entry.begin, durable=False),
+        arguments,
     )
     if effect == "null":
         return encode(await HANDLERS[row.name](trap, call))
     check_interrupted(recorded)
-    if effect in _DURABLE_INTENT:
-        with anyio.CancelScope(shield=True):  # a cancel must find a row that it can end
+    with anyio.CancelScope(shield=True):  # a cancel must find a row that it can end
+        await machine.degraded.wait_admitted(process, len(request.args))
+        if effect in _DURABLE_INTENT:
             await entry.begin(durable=True)
-    return await _handle(trap, row, call, entry)
+    try:
+        return await _handle(trap, row, call, entry)
+    finally:
+        if entry.is_queued:
+            with anyio.CancelScope(shield=True):
+                await machine.degraded.wait_durable(process)
 
 
-def _effect(machine: Machine, row: Syscall, call: msgspec.Struct) -> str:
-    """The call's effect; a tool's is its own, and a call that it cannot take is rejected here."""
-    if isinstance(call, Tool):
-        machine.tools.decode(call.name, call.arguments)
-        return machine.tools.effect(call.name)
-    return row.effect
+def _effect(machine: Machine, row: Syscall, call: msgspec.Struct) -> tuple[str, msgspec.Struct]:
+    """A call's effect and arguments; a tool has its own, and what it cannot take is rejected."""
+    if not isinstance(call, Tool):
+        return row.effect, call
+    arguments = machine.tools.decode(call.name, call.arguments)
+    return machine.tools.effect(call.name), arguments
 
 
 def _text_sender(request: Request, send: Send) -> Callable[[str], Awaitable[None]]:
@@ -131,7 +120,7 @@ def _text_sender(request: Request, send: Send) -> Callable[[str], Awaitable[None
 
 async def _handle(trap: Trap, row: Syscall, call: msgspec.Struct, entry: Entry) -> bytes:
     """Run the handler and write how it ended. A kernel that stops leaves the row as INTENT."""
-    scope = trap.process.in_flight[trap.strand, trap.seq]
+    scope = trap.process.in_flight[trap.strand, trap.seq].scope
     try:
         outcome = await HANDLERS[row.name](trap, call)
         with anyio.CancelScope(shield=True):  # what is done is done, and its row says so

@@ -35,6 +35,7 @@ class Entry:
         self._journal = journal
         self._row = row
         self._begun = begun
+        self.is_queued = False  # its ending waits to be written, and nobody for that
 
     async def begin(self, *, durable: bool) -> None:
         """Write the INTENT row; with `durable`, wait until a crash cannot lose it."""
@@ -43,7 +44,8 @@ class Entry:
         self._begun = True
         row = self._row
         if durable:
-            await self._journal.db.write(lambda connection: insert_row(connection, row))
+            write = self._journal.db.write
+            await write(lambda connection: insert_row(connection, row), owner=row.pid)
         else:
             self._journal.db.write_nowait(lambda connection: insert_row(connection, row))
 
@@ -62,11 +64,16 @@ class Entry:
 
     def end(self, state: Ending, body: bytes) -> None:
         """Queue the ending; it is durable before anything that is written after it."""
+        self.is_queued = True
         self._journal.db.write_nowait(lambda connection: self.end_in(connection, state, body))
 
     def fail(self, error: ErrorReply, state: Ending = "FAILED") -> None:
-        """Queue an error as the ending; a pure call that had not begun was refused: no row."""
-        if self._begun or self._row.effect != "pure":
+        """Queue an error as the ending.
+
+        A call that had not begun leaves no row if it was refused: a pure one, or any by the store.
+        """
+        refused = error.code == "E_STORAGE" and error.retry_after_seconds is not None
+        if self._begun or not (refused or self._row.effect == "pure"):
             self.end(state, encode(error))
 
     async def commit(self, effect: Callable[[Connection], bytes]) -> bytes:
@@ -77,7 +84,8 @@ class Entry:
             self.end_in(connection, "DONE", result)
             return result
 
-        return await self._journal.db.write(transaction)
+        write = self._journal.db.write
+        return await write(transaction, owner=self._row.pid, keep=self._begun)
 
 
 class Journal:
@@ -88,12 +96,18 @@ class Journal:
         self.clock = clock
 
     def entry(
-        self, process: Process, strand: str, seq: int, row: Syscall, effect: str, digest: bytes
+        self,
+        process: Process,
+        strand: str,
+        seq: int,
+        row: Syscall,
+        effect: str,
+        digest: bytes,
+        recorded: JournalRow | None = None,
     ) -> Entry:
-        """The entry of a call that is about to run; `begun` if a replay found its INTENT."""
-        found = process.journaled.get((strand, seq))
-        if found is not None:
-            return Entry(self, found, begun=True)
+        """The entry of a call that is about to run; `recorded` is its INTENT if it was begun."""
+        if recorded is not None:
+            return Entry(self, recorded, begun=True)
         fresh = JournalRow(
             pid=process.pid,
             strand=strand,
@@ -105,7 +119,7 @@ class Journal:
             result=None,
             error=None,
             label="",
-            code_hash=process.manifest.version,
+            code_hash=process.code_hash,
             started_at=self.clock.now(),
             ended_at=None,
         )

@@ -7,27 +7,42 @@ reap, write how it ended, tell who waits.
 import logging
 import os
 import secrets
+import shlex
 import signal
 import socket
 from contextlib import aclosing
 from pathlib import Path
+from typing import NamedTuple
+from weakref import WeakValueDictionary
 
 import anyio
 import msgspec
 
 from llmos.memory import processes
 from llmos.memory.db import Connection
-from llmos.memory.journal import load, read_output
-from llmos.syscalls.errors import E_APP, E_ARG, E_CANCELLED, E_LIMIT, E_STORAGE, ErrorReply
+from llmos.memory.journal import JournalRow, load, read_output
+from llmos.memory.processes import ProcessRecord
+from llmos.syscalls.errors import (
+    E_APP,
+    E_ARG,
+    E_CANCELLED,
+    E_FRAME,
+    E_KERNEL,
+    E_LIMIT,
+    E_STORAGE,
+    ErrorReply,
+    SyscallError,
+)
 from llmos.syscalls.process import ExitStatus, ProcessExit, SignalName
-from llmos.syscalls.runtime import EXIT_FAILED, EXIT_KILLED, Program
-from llmos.syscalls.stream import SocketStream
+from llmos.syscalls.runtime import EXIT_CODES, EXIT_FAILED, EXIT_KILLED, Program
+from llmos.syscalls.stream import BytesOnlyStream, SocketStream
 from llmos.syscalls.wire import Deliver, Exit, encode_frame
 
 from .applog import AppLog
 from .capability import narrow
+from .codehash import identify_code
 from .gates.app import serve_app
-from .listing import decode_spec
+from .listing import decode_spec, shorten
 from .machine import Birth, Machine
 from .manifest import find_app
 from .process import TENANT, Process, ProcessSpec
@@ -39,7 +54,15 @@ from .zygote import Zygote
 MAX_PROCESSES = 200
 TOKEN_BYTES = 16
 LAST_WORDS_SECONDS = 1.0
+DEADLY = ("TERM", "KILL")
 logger = logging.getLogger(__name__)
+
+
+class Past(NamedTuple):
+    """What a process that is to go on has done: its calls and its output."""
+
+    rows: list[JournalRow]
+    output: str
 
 
 class Launcher:
@@ -49,6 +72,8 @@ class Launcher:
         self._machine = machine
         self._zygote = zygote
         self._streams: dict[int, SocketStream] = {}
+        # What was prepared counts as a process, until it starts or is given up by its caller.
+        self._unborn: WeakValueDictionary[int, Birth] = WeakValueDictionary()
 
     # -- birth
 
@@ -62,9 +87,14 @@ class Launcher:
         model: str | None,
         parent: Process | None,
     ) -> Birth:
-        """Check what can be wrong with a new process. Raises E_ARG, E_PERM or E_LIMIT."""
-        if len(self._machine.table) >= MAX_PROCESSES:
-            raise E_LIMIT(f"{MAX_PROCESSES} processes live; wait for one to end")
+        """Check what can be wrong with a new process. Raises E_ARG, E_PERM, E_LIMIT or E_KERNEL."""
+        if len(self._machine.table) + len(self._unborn) >= MAX_PROCESSES:
+            raise E_LIMIT(
+                f"{MAX_PROCESSES} processes live, which is the limit; fix: wait for one to end",
+                field="processes",
+            )
+        self._zygote.require_working()
+        self._machine.degraded.require_store()
         _require_folder(workspace)
         manifest = find_app(app, Path(workspace))
         capabilities = manifest.capabilities
@@ -80,7 +110,9 @@ class Launcher:
             secrets.token_hex(TOKEN_BYTES),
             capabilities,
         )
-        return Birth(manifest, parent.pid if parent is not None else None, spec)
+        birth = Birth(manifest, parent.pid if parent is not None else None, spec)
+        self._unborn[id(birth)] = birth
+        return birth
 
     def record(self, connection: Connection, birth: Birth) -> int:
         """Write the new process's record; returns its pid."""
@@ -97,6 +129,7 @@ class Launcher:
 
     def start(self, pid: int, birth: Birth, terminal: Terminal) -> Process:
         """Bring a recorded process to life."""
+        self._unborn.pop(id(birth), None)
         process = Process(pid, birth.parent, birth.manifest, birth.spec, self._machine.clock.now())
         process.terminal = terminal
         self._machine.table.add(process)
@@ -110,19 +143,17 @@ class Launcher:
         if record is None:
             raise E_ARG(f"there is no process {pid}", field="pid")
         if record.ended_at is not None:
-            raise E_ARG(f"process {pid} has ended", field="pid")
+            raise E_ARG(
+                f"process {pid} has ended{_how(record)}; fix: {_again(record)}", field="pid"
+            )
+        self._machine.degraded.require_store()
         spec = decode_spec(record)
         _require_folder(spec.workspace)
-        rows = await load(self._machine.db, pid)
-        output = await read_output(self._machine.db, pid)
+        past = await self._read_past(pid)
         manifest = find_app(spec.app, Path(spec.workspace))
         self._require_gone(pid)  # somebody else may have been faster
         process = self.start(pid, Birth(manifest, record.parent, spec), terminal)
-        process.journaled = {(row.strand, row.seq): row for row in rows}
-        process.prompt_tokens, process.completion_tokens = count_tokens(rows)
-        process.num_printed_chars = len(output)
-        finished = sum(row.state == "DONE" for row in rows)
-        terminal.emit(Notice(f"process {pid} goes on after {finished} finished calls"))
+        _go_on(process, past)
         return process
 
     def _require_gone(self, pid: int) -> None:
@@ -132,29 +163,57 @@ class Launcher:
     # -- life
 
     async def _live(self, process: Process) -> None:
-        """A process's whole life in this kernel."""
+        """A process's whole life in this kernel.
+
+        When the zygote dies it takes the OS process along; then the process goes on in another one
+        and replays its journal, as after the death of a kernel.
+        """
         log = AppLog(process.pid, self._log_path(process.pid), process.terminal)
-        ending: Exit | None = None
-        call_end, app_end = socket.socketpair()
-        log_end, app_log_end = socket.socketpair()
-        stream = await SocketStream.adopt(call_end)
+        await identify_code(process, log)
+        try:
+            while True:
+                await self._zygote.wait_up()
+                ending, is_lost = await self._run(process, log)
+                if not is_lost or process.killed_by is not None:
+                    break
+                await self._machine.db.flush()  # what its calls did before they were cut off
+                _go_on(process, await self._read_past(process.pid))
+        except SyscallError as error:
+            if process.killed_by is None:
+                self._leave(process, error)
+                return
+            ending = None
+        await self._bury(process, ending, log)
+
+    async def _run(self, process: Process, log: AppLog) -> tuple[Exit | None, bool]:
+        """One OS process from fork to reap: its last frame, and whether it was lost before that."""
+        token = secrets.token_hex(TOKEN_BYTES)
+        ending: Exit | None
+        try:
+            (call_end, app_end), (log_end, app_log_end) = _open_sockets()
+        except OSError as error:
+            reason = f"no sockets for the app: {error.strerror}; fix: raise the limit (ulimit -n)"
+            return _refuse(E_LIMIT(reason, field="descriptors")), False
+        stream = await BytesOnlyStream.adopt(call_end)
         log_stream = await SocketStream.adopt(log_end)
         async with aclosing(stream), aclosing(log_stream), anyio.create_task_group() as tasks:
             tasks.start_soon(log.relay, log_stream)
             self._streams[process.pid] = stream
-            token = secrets.token_hex(TOKEN_BYTES)
             try:
                 await self._zygote.fork(self._program(process, token), app_end, app_log_end)
-            except OSError as error:
-                ending = Exit(1, error=E_APP(f"the zygote cannot start apps: {error}").reply())
+            except E_LIMIT as error:
+                ending, is_lost = _refuse(error), False
                 tasks.cancel_scope.cancel()
             else:
                 self._deliver_early_signals(process)
                 ending = await self._serve(process, stream, token)
-                await self._reap(process)
+                is_lost = await self._reap(process) is None and _was_cut_off(ending)
                 tasks.cancel_scope.deadline = anyio.current_time() + LAST_WORDS_SECONDS
         del self._streams[process.pid]
-        await self._bury(process, ending, log)
+        return ending, is_lost
+
+    async def _read_past(self, pid: int) -> Past:
+        return Past(await load(self._machine.db, pid), await read_output(self._machine.db, pid))
 
     def _deliver_early_signals(self, process: Process) -> None:
         """What was sent before there was an OS process: nothing of it has run yet."""
@@ -190,24 +249,25 @@ class Launcher:
 
     def os_pid(self, pid: int) -> int | None:
         """The OS process that a live process runs as, once it does."""
-        return self._zygote.os_pids.get(pid)
+        return self._zygote.find_os_pid(pid)
 
     def _log_path(self, pid: int) -> Path:
         """Where an app's own stdout and stderr go."""
         return self._machine.config.logs / f"{pid}.log"
 
-    async def _reap(self, process: Process) -> None:
+    async def _reap(self, process: Process) -> int | None:
         """Wait for the OS process; one that stays after it has said goodbye is killed."""
         with anyio.move_on_after(self._machine.config.kill_grace_seconds):
-            await self._zygote.wait(process.pid)
-            return
+            return await self._zygote.wait(process.pid)
         self._zygote.send_signal(process.pid, signal.SIGKILL)
-        await self._zygote.wait(process.pid)
+        return await self._zygote.wait(process.pid)
 
     # -- signals
 
-    def signal(self, process: Process, name: SignalName) -> None:
+    def signal(self, process: Process, name: SignalName, *, sender: str | None = None) -> None:
         """Deliver a signal. STOP and CONT act on the code and on its generations alike."""
+        if name in DEADLY:
+            process.killed_by = process.killed_by or sender or name
         match name:
             case "STOP":
                 process.state = "STOPPED"
@@ -220,13 +280,11 @@ class Launcher:
             case "TERM":
                 self._machine.tasks.start_soon(self._terminate, process)
             case "KILL":
-                process.killed_by = process.killed_by or name
                 self._cancel_calls(process)
                 self._zygote.send_signal(process.pid, signal.SIGKILL)
 
     async def _terminate(self, process: Process) -> None:
         """Cancel what is in flight, ask the app to end, and kill it if it does not in time."""
-        process.killed_by = process.killed_by or "TERM"
         self._cancel_calls(process)
         self.signal(process, "CONT")
         stream = self._streams.get(process.pid)
@@ -240,6 +298,17 @@ class Launcher:
             return
         self._zygote.send_signal(process.pid, signal.SIGKILL)
 
+    async def end_evicted(self, pid: int, name: SignalName) -> bool:
+        """End a process that no kernel runs, in the store alone; False if there is none."""
+        record = await processes.get(self._machine.db, pid)
+        if record is None or record.ended_at is not None or name not in DEADLY:
+            return False
+        error = E_CANCELLED(f"process {pid} was ended by {name}").reply()
+        text = f"{error.code}: {error.message}"
+        rows = await load(self._machine.db, pid)
+        await self._write_end(ProcessExit(pid, "killed", EXIT_KILLED, "", text), count_tokens(rows))
+        return True
+
     def _cancel_calls(self, process: Process) -> None:
         for scope in process.in_flight.values():
             scope.cancel()
@@ -250,31 +319,44 @@ class Launcher:
         """Write how the process ended, then tell who waits; its children end with it."""
         machine = self._machine
         process.exit, process.error = self._judge(process, ending, log)
+        process.state = "ZOMBIE"
         try:
-            await self._write_end(process, process.exit)
+            num_tokens = (process.prompt_tokens, process.completion_tokens)
+            await self._write_end(process.exit, num_tokens)
         except E_STORAGE as error:
             logger.warning("the end of process %d is not stored: %s", process.pid, error)
             process.error = process.error or error.reply()
-        process.state = "ZOMBIE"
-        machine.models.resume(process.pid)
-        machine.table.remove(process)
-        if process.pid in process.terminal.foreground:
-            process.terminal.foreground.remove(process.pid)
-        process.ended.set()
+        machine.models.hint(process.pid, "gone")
+        self._part(process)
         for child in machine.table.children(process.pid):
             self.signal(child, "TERM")
 
-    async def _write_end(self, process: Process, ended: ProcessExit) -> None:
+    def _leave(self, process: Process, error: SyscallError) -> None:
+        """Let a process go that cannot go on now; its record stays, to be resumed."""
+        what = error.message.partition("; fix: ")[0]
+        process.error = E_KERNEL(f"{what}; fix: llmos run --resume {process.pid}").reply()
+        logger.error("process %d is left: %s", process.pid, what)
+        self._part(process)
+
+    def _part(self, process: Process) -> None:
+        """The process is no longer of this kernel; tell who waits."""
+        self._machine.models.resume(process.pid)
+        self._machine.table.remove(process)
+        if process.pid in process.terminal.foreground:
+            process.terminal.foreground.remove(process.pid)
+        process.ended.set()
+
+    async def _write_end(self, ended: ProcessExit, num_tokens: tuple[int, int]) -> None:
         await processes.update(
             self._machine.db,
-            process.pid,
+            ended.pid,
             state="ZOMBIE",
             exit_status=ended.status,
             exit_code=ended.code,
             result=ended.error or ended.result,
             ended_at=self._machine.clock.now(),
-            prompt_tokens=process.prompt_tokens,
-            completion_tokens=process.completion_tokens,
+            prompt_tokens=num_tokens[0],
+            completion_tokens=num_tokens[1],
         )
 
     def _judge(
@@ -296,6 +378,46 @@ class Launcher:
         text = f"{error.code}: {error.message}" if error is not None else ""
         printed = process.num_printed_chars > 0
         return ProcessExit(process.pid, status, code, result, text, printed), error
+
+
+def _open_sockets() -> tuple[tuple[socket.socket, socket.socket], ...]:
+    """A pair for the calls and a pair for the log. OSError when there is no descriptor left."""
+    calls = socket.socketpair()
+    try:
+        return calls, socket.socketpair()
+    except OSError:
+        for end in calls:
+            end.close()
+        raise
+
+
+def _refuse(error: E_LIMIT) -> Exit:
+    """The ending of a process that there was no room for."""
+    return Exit(EXIT_CODES[error.code], error=error.reply())
+
+
+def _was_cut_off(ending: Exit | None) -> bool:
+    """Whether an app's stream ended before its last frame, or inside of one."""
+    return ending is None or (ending.error is not None and ending.error.code == E_FRAME.code)
+
+
+def _go_on(process: Process, past: Past) -> None:
+    """Let a process go on from its journal, which holds all that it has done."""
+    process.begin_again(past.rows, count_tokens(past.rows), len(past.output))
+    finished = sum(row.state == "DONE" for row in past.rows)
+    process.terminal.emit(Notice(f"process {process.pid} goes on after {finished} finished calls"))
+
+
+def _how(record: ProcessRecord) -> str:
+    """How a process ended, for a sentence that says that it has."""
+    error = (record.result or "").partition(": ")[2] if record.exit_status != "exited" else ""
+    return f" ({error})" if error else ""
+
+
+def _again(record: ProcessRecord) -> str:
+    """The command that starts an app anew."""
+    spec = decode_spec(record)
+    return f"llmos run {shlex.join((spec.app, *shorten(spec.argv)))}"
 
 
 def _require_folder(workspace: str) -> None:

@@ -15,6 +15,7 @@ from llmos.syscalls.process import SignalName
 
 from .clock import Clock
 from .config import Config
+from .degraded import DegradedMode
 from .journal import Journal
 from .manifest import Manifest
 from .models import Models
@@ -25,7 +26,7 @@ from .tools.registry import Registry
 LAST_WORDS_SECONDS = 1.0
 
 
-class Birth(msgspec.Struct, frozen=True):
+class Birth(msgspec.Struct, frozen=True, weakref=True):
     """A process that is about to exist: all but its pid."""
 
     manifest: Manifest
@@ -61,8 +62,12 @@ class Launcher(Protocol):
         """Bring a process back whose kernel died; E_ARG if there is none to bring back."""
         ...
 
-    def signal(self, process: Process, name: SignalName) -> None:
-        """Deliver a signal."""
+    def signal(self, process: Process, name: SignalName, *, sender: str | None = None) -> None:
+        """Deliver a signal; a process that it ends was ended by `sender`, or by the signal."""
+        ...
+
+    async def end_evicted(self, pid: int, name: SignalName) -> bool:
+        """End a process that no kernel runs; False if there is none."""
         ...
 
 
@@ -78,6 +83,7 @@ class Machine:
     models: Models
     tools: Registry
     table: ProcessTable
+    degraded: DegradedMode
     started_at: float
     tasks: TaskGroup
     launcher: Launcher = field(init=False)

@@ -15,6 +15,7 @@ from llmos.syscalls.tasks import running
 
 from .clock import Clock, SystemClock
 from .config import Config
+from .degraded import DegradedMode
 from .gates.control import open_control_gate
 from .journal import Journal
 from .launch import Launcher
@@ -33,13 +34,14 @@ async def boot(config: Config) -> AsyncIterator[Machine]:
     Processes that live when it ends are left as they are in the store, to be resumed. Raises
     E_STORAGE when another kernel holds the state directory or the store cannot be opened.
     """
-    with hold_state(config), log_to_file(config), closing(Zygote.start(os.environ)) as zygote:
+    with hold_state(config), log_to_file(config), closing(Zygote(os.environ)) as zygote:
         db = Database.open(config.database)  # after the zygote: it must not cross a fork
         machine = assemble(config, SystemClock(), db)
         machine.launcher = Launcher(machine, zygote)
         try:
             async with running(machine.tasks), open_control_gate(machine):
                 machine.tasks.start_soon(zygote.watch)
+                machine.tasks.start_soon(machine.degraded.run)
                 yield machine
         finally:
             with anyio.CancelScope(shield=True):
@@ -49,15 +51,17 @@ async def boot(config: Config) -> AsyncIterator[Machine]:
 
 def assemble(config: Config, clock: Clock, db: Database) -> Machine:
     """Put the parts together that need no other OS process."""
+    models, table = Models(config), ProcessTable()
     return Machine(
         config=config,
         clock=clock,
         db=db,
         memory=MemoryManager(db),
         journal=Journal(db, clock),
-        models=Models(config),
+        models=models,
         tools=Registry(BUILTIN_TOOLS),
-        table=ProcessTable(),
+        table=table,
+        degraded=DegradedMode(db, clock, table, models),
         started_at=clock.now(),
         tasks=anyio.create_task_group(),
     )
@@ -76,11 +80,18 @@ def hold_state(config: Config) -> Iterator[None]:
         yield
 
 
+class LogFile(logging.FileHandler):
+    """The kernel's log. A full disk costs lines of it, and puts no traceback on a terminal."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Go on without the line."""
+
+
 @contextmanager
 def log_to_file(config: Config) -> Iterator[None]:
     """What the kernel has to say goes to a file, not to somebody's terminal."""
     config.logs.mkdir(mode=0o700, exist_ok=True)
-    handler = logging.FileHandler(config.logs / "kernel.log")
+    handler = LogFile(config.logs / "kernel.log")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     loggers = [logging.getLogger(name) for name in ("llmos", "asyncio")]
     for logger in loggers:

@@ -6,8 +6,9 @@ what only a live one has.
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import anyio
 import msgspec
@@ -15,6 +16,7 @@ import msgspec
 from llmos.memory.journal import JournalRow
 from llmos.syscalls.errors import ErrorReply
 from llmos.syscalls.process import ProcessExit, ProcessInfo, State
+from llmos.syscalls.wire import Request
 
 from .capability import Capabilities
 from .manifest import Manifest
@@ -40,6 +42,17 @@ class ProcessSpec(msgspec.Struct, frozen=True):
     capabilities: Capabilities
 
 
+class CallInFlight(NamedTuple):
+    """A call that has no reply yet."""
+
+    request: Request
+    scope: anyio.CancelScope
+
+    def cancel(self) -> None:
+        """The app no longer waits for it, or the process has to end."""
+        self.scope.cancel()
+
+
 class Process:
     """A process's control block."""
 
@@ -56,24 +69,44 @@ class Process:
         self.model = spec.model
         self.tenant = TENANT
         self.started_at = started_at
+        self.code_hash = ""  # of the app's code, by the launcher
         # life cycle
         self.state: State = "NEW"
         self.terminal: Terminal = NOBODY
         self.killed_by: str | None = None
+        self.has_left = False  # its stream of calls has ended
         self.exit: ProcessExit | None = None
         self.error: ErrorReply | None = None
         self.greeted = anyio.Event()
         self.ended = anyio.Event()
         # calls
         self.journaled: dict[tuple[str, int], JournalRow] = {}
-        self.next_seq: dict[str, int] = {}
-        self.in_flight: dict[tuple[str, int], anyio.CancelScope] = {}
+        self.next_seq: dict[str, int] = {}  # of each strand that may go on
+        self.num_joined: dict[str, int] = {}  # of a strand: as many of its children have ended
+        self.in_flight: dict[tuple[str, int], CallInFlight] = {}
         self.num_generating = 0
         self.num_reserved_tokens = 0  # what the running generations may still make
         # usage
         self.prompt_tokens = 0
         self.completion_tokens = 0
         self.num_printed_chars = 0
+
+    def begin_again(
+        self, rows: Iterable[JournalRow], num_tokens: tuple[int, int], num_printed_chars: int
+    ) -> None:
+        """Forget an OS process that is gone; what was called is to be replayed to the next one.
+
+        `num_tokens` are those of the prompts and of the completions that `rows` hold.
+        """
+        self.state = "STOPPED" if self.state == "STOPPED" else "NEW"
+        self.greeted = anyio.Event()
+        self.has_left = False
+        self.journaled = {(row.strand, row.seq): row for row in rows}
+        self.next_seq.clear()
+        self.num_joined.clear()
+        self.in_flight.clear()
+        self.prompt_tokens, self.completion_tokens = num_tokens
+        self.num_printed_chars = num_printed_chars
 
     def seed(self, strand: str, seq: int) -> int:
         """The seed of a call that names none: the same after a restart, unlike any other call's."""

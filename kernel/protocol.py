@@ -3,7 +3,7 @@
 Frames of llmos.syscalls.wire over the kernel's Unix socket. A connection is a terminal: it makes
 one request; a Run is followed by events until Ended or Refused, everything else by one answer.
 Both ends are the same user's, so a frame may be larger than an app's: an event holds what an app
-sent and more, an answer all that a process wrote.
+sent and more. What may be long, a log, comes in pieces.
 """
 
 from typing import Annotated
@@ -64,13 +64,13 @@ class ListProcesses(msgspec.Struct, frozen=True, tag="ps"):
 
 
 class ReadLog(msgspec.Struct, frozen=True, tag="log"):
-    """Answered by a LogReply."""
+    """Answered by LogPieces: first all output, then all calls, at last one with `is_last`."""
 
     pid: Pid
 
 
 class Kill(msgspec.Struct, frozen=True, tag="kill"):
-    """Answered by a KillReply."""
+    """Answered by a KillReply. TERM and KILL end a process that is EVICTED too."""
 
     pid: Pid
     name: SignalName = "TERM"
@@ -155,12 +155,13 @@ class LogRow(msgspec.Struct, frozen=True):
     summary: str
 
 
-class LogReply(msgspec.Struct, frozen=True, tag="log_reply"):
-    """What a process wrote, and its syscalls in order."""
+class LogPiece(msgspec.Struct, frozen=True, tag="log_piece"):
+    """The next part of what a process wrote, or of its syscalls in order."""
 
     pid: int
-    output: str
-    rows: tuple[LogRow, ...]
+    output: str = ""
+    rows: tuple[LogRow, ...] = ()
+    is_last: bool = False
 
 
 class ProcessListing(msgspec.Struct, frozen=True, tag="ps_reply"):
@@ -170,13 +171,16 @@ class ProcessListing(msgspec.Struct, frozen=True, tag="ps_reply"):
 
 
 class KillReply(msgspec.Struct, frozen=True, tag="kill_reply"):
-    """Whether the process was alive to get the signal."""
+    """Whether there was a process to get the signal."""
 
     reply: Signalled
 
 
 class StatusReply(msgspec.Struct, frozen=True, tag="status_reply"):
-    """The kernel's state: its OS process, live llmos processes, and models that are loaded."""
+    """The kernel's state: its OS process, live llmos processes, and models that are loaded.
+
+    `degraded` says why the store cannot write and processes pause; None while it can.
+    """
 
     os_pid: int
     version: str
@@ -184,6 +188,7 @@ class StatusReply(msgspec.Struct, frozen=True, tag="status_reply"):
     started_at: float
     num_processes: int
     models: tuple[str, ...]
+    degraded: str | None = None
 
 
 FromTerminal = (
@@ -198,7 +203,7 @@ ToTerminal = (
     | Notice
     | Ended
     | Refused
-    | LogReply
+    | LogPiece
     | ProcessListing
     | KillReply
     | StatusReply

@@ -1,37 +1,56 @@
 """Replay: a call that the journal already holds is answered from it.
 
-The app's main runs again from its start; each call is matched by (strand, seq) and must be the
-same call. Finished calls are answered as they were; an interrupted one goes on by its effect.
+The app's main runs again from its start, or an app sends a request again; each call is matched by
+(strand, seq) and must be the same call. Finished calls are answered as they were; an interrupted
+one goes on by its effect.
 """
 
 from collections.abc import Iterable
 
 import msgspec
 
-from llmos.memory.journal import JournalRow
+from llmos.memory.journal import JournalRow, find
 from llmos.syscalls.errors import E_IN_DOUBT, E_NONDETERMINISM, ErrorReply, raise_reply
-from llmos.syscalls.generate import Generation
-from llmos.syscalls.table import Syscall
+from llmos.syscalls.types import Usage
+from llmos.syscalls.wire import Request
 
+from .machine import Machine
 from .process import Process
 
-_generation_decoder = msgspec.msgpack.Decoder(Generation)
+_MODEL_CALLS = frozenset({"generate", "score", "embed"})
+
+
+class _Used(msgspec.Struct):
+    """What the replies of all models' calls have."""
+
+    usage: Usage
+
+
+_used_decoder = msgspec.msgpack.Decoder(_Used)
 _error_decoder = msgspec.msgpack.Decoder(ErrorReply)
 
 
-def find_recorded(
-    process: Process, strand: str, seq: int, row: Syscall, digest: bytes
+async def find_recorded(
+    machine: Machine, process: Process, request: Request, again: bool
 ) -> JournalRow | None:
-    """The journal's row of this call, if there is one; E_NONDETERMINISM if it is another call."""
-    recorded = process.journaled.get((strand, seq))
-    if recorded is None:
-        return None
-    if (recorded.name, recorded.digest) != (row.name, digest):
-        other = "other arguments" if recorded.name == row.name else f"{row.name!r}"
+    """The journal's row of this number, if there is one.
+
+    A number that comes for the first time is looked for among the rows that the process came back
+    with, and its row is let go; one that comes `again`, in the store.
+    """
+    if again:
+        return await find(machine.db, process.pid, request.strand, request.seq)
+    return process.journaled.pop((request.strand, request.seq), None)
+
+
+def require_same(recorded: JournalRow, name: str, digest: bytes) -> None:
+    """E_NONDETERMINISM if the row is of another call."""
+    if (recorded.name, recorded.digest) != (name, digest):
+        other = "other arguments" if recorded.name == name else f"{name!r}"
         raise E_NONDETERMINISM(
-            f"step {strand}:{seq} was {recorded.name!r} in the journal; now it came with {other}"
+            f"step {recorded.strand}:{recorded.seq} was {recorded.name!r} in the journal; "
+            f"now it came with {other}"
         )
-    return recorded
 
 
 def recorded_result(recorded: JournalRow) -> bytes | None:
@@ -44,11 +63,11 @@ def recorded_result(recorded: JournalRow) -> bytes | None:
 
 
 def count_tokens(rows: Iterable[JournalRow]) -> tuple[int, int]:
-    """Prompt and completion tokens of the generations that had finished."""
+    """Prompt and completion tokens of the models' calls that had finished."""
     usages = [
-        _generation_decoder.decode(row.result).usage
+        _used_decoder.decode(row.result).usage
         for row in rows
-        if row.name == "generate" and row.result is not None
+        if row.name in _MODEL_CALLS and row.result is not None
     ]
     return sum(u.prompt_tokens for u in usages), sum(u.completion_tokens for u in usages)
 

@@ -15,6 +15,16 @@ MAX_BUFFERED_CHARS = 8_000_000
 ROOM_CHARS = 4_000_000
 
 
+class Question:
+    """A question on the person's screen. `answer` None, once answered: the end of input."""
+
+    def __init__(self, asked: Asked) -> None:
+        self.asked = asked
+        self.answered = anyio.Event()
+        self.answer: str | None = None
+        self.is_cut_off = False
+
+
 class Terminal:
     """One attached person. `foreground` is a stack of pids; the last one gets Ctrl-C."""
 
@@ -25,7 +35,7 @@ class Terminal:
         self._arrived = anyio.Event()
         self._num_chars = 0
         self._read = anyio.Event()
-        self._answers: dict[int, tuple[anyio.Event, list[str | None]]] = {}
+        self._questions: dict[int, Question] = {}
         self._num_asked = 0
 
     def emit(self, event: ToTerminal) -> None:
@@ -41,8 +51,11 @@ class Terminal:
     async def wait_for_room(self) -> None:
         """Wait until the person has read most of what there is, or is gone."""
         while self._num_chars > ROOM_CHARS and not self.closed.is_set():
-            self._read = anyio.Event()
             await self._read.wait()
+
+    def _wake_writers(self) -> None:
+        self._read.set()
+        self._read = anyio.Event()
 
     async def next_event(self) -> ToTerminal | None:
         """The next event in order, waiting for it; None after the last one."""
@@ -53,37 +66,55 @@ class Terminal:
             await self._arrived.wait()
         event = self._events.popleft()
         self._num_chars -= count_chars(event)
-        self._read.set()
+        self._wake_writers()
         return event
 
     async def ask(self, pid: int, prompt: str, choices: tuple[str, ...]) -> str | None:
-        """Ask the person and wait for the line; None when nobody is there (any more)."""
+        """Ask the person and wait for the line; None when nobody is there (any more).
+
+        A question that was cut off stays on the screen. The process that asks it again, as a replay
+        does, gets the answer to the one that is shown.
+        """
         if self.closed.is_set():
             return None
-        self._num_asked += 1
-        number, answered, answer = self._num_asked, anyio.Event(), list[str | None]()
-        self._answers[number] = (answered, answer)
-        self.emit(Asked(number, pid, prompt, choices))
+        question = self._find_cut_off(pid, prompt, choices)
+        if question is None:
+            self._num_asked += 1
+            question = Question(Asked(self._num_asked, pid, prompt, choices))
+            self._questions[self._num_asked] = question
+            self.emit(question.asked)
+        question.is_cut_off = False
         try:
-            await answered.wait()
-        finally:
-            del self._answers[number]
-        return answer[0] if answer else None
+            await question.answered.wait()
+        except anyio.get_cancelled_exc_class():
+            question.is_cut_off = True
+            raise
+        self._questions.pop(question.asked.ask, None)
+        return question.answer
+
+    def _find_cut_off(self, pid: int, prompt: str, choices: tuple[str, ...]) -> Question | None:
+        """The question if it is shown and nobody waits for its answer; another one is forgotten."""
+        for number, question in tuple(self._questions.items()):
+            if question.asked.pid == pid and question.is_cut_off:
+                if (question.asked.prompt, question.asked.choices) == (prompt, choices):
+                    return question
+                del self._questions[number]
+        return None
 
     def answer(self, number: int, text: str | None) -> None:
         """Hand the person's line to whoever asked; an unknown number is an answer too late."""
-        if number in self._answers:
-            answered, answer = self._answers[number]
-            answer.append(text)
-            answered.set()
+        question = self._questions.get(number)
+        if question is not None and not question.answered.is_set():
+            question.answer = text
+            question.answered.set()
 
     def close(self) -> None:
         """The person is gone: questions end, events go nowhere."""
         self.closed.set()
         self._arrived.set()
-        self._read.set()
-        for answered, _ in self._answers.values():
-            answered.set()
+        self._wake_writers()
+        for question in self._questions.values():
+            question.answered.set()
 
 
 def count_chars(event: ToTerminal) -> int:

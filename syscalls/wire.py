@@ -1,12 +1,11 @@
-"""The wire: length-prefixed msgpack frames, and the one place where bytes become values.
+"""The wire: what apps and kernel say in msgpack frames, and where bytes become values.
 
-A frame is a 4-byte big-endian length and that many bytes of msgpack, at most MAX_FRAME_BYTES.
-A stream that breaks this rule cannot be read on and closes (E_FRAME); a frame that is not the
-expected value leaves the stream usable (E_DECODE, or E_ARG naming the field).
+A frame (see frames.py) of an app holds at most MAX_FRAME_BYTES. A stream that breaks this rule
+cannot be read on and closes (E_FRAME); a frame that is not the expected value leaves the stream
+usable (E_DECODE, or E_ARG naming the field).
 """
 
 import re
-import struct
 from typing import Annotated, Protocol, TypeVar
 
 import anyio
@@ -14,15 +13,14 @@ import msgspec
 from msgspec import Meta
 
 from .errors import E_ARG, E_DECODE, E_FRAME, ErrorReply
+from .frames import READ_BYTES, FrameBuffer, pack_frame
 from .types import Name, Pid, Seq, Strand
 
 PROTOCOL_VERSION = 1
 MAX_FRAME_BYTES = 1 << 20
 FRAME_TIMEOUT_SECONDS = 10.0
-READ_BYTES = 65_536
 GONE = (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError)
 
-_LENGTH = struct.Struct(">I")
 _PLACE = re.compile(r" - at `(\$[^`]*)`$")
 _encoder = msgspec.msgpack.Encoder()
 T = TypeVar("T")
@@ -37,7 +35,11 @@ class Hello(msgspec.Struct, frozen=True, tag="hello"):
 
 
 class Request(msgspec.Struct, frozen=True, tag="call"):
-    """A syscall. `seq` counts from 0 within `strand`; `args` is the call's own struct."""
+    """A syscall. `seq` counts from 0 within `strand`; `args` is the call's own struct.
+
+    Both ends count what was sent, so a number is spent whatever the answer is. A request may come
+    again: with a row in the journal it is answered from that, without one it is a new call.
+    """
 
     strand: Strand
     seq: Seq
@@ -50,6 +52,13 @@ class Cancel(msgspec.Struct, frozen=True, tag="cancel"):
 
     strand: Strand
     seq: Seq
+
+
+class Joined(msgspec.Struct, frozen=True, tag="joined"):
+    """Children 1 to `num_children` of this strand have ended: no more calls come from them."""
+
+    strand: Strand
+    num_children: Annotated[int, Meta(ge=1, le=2**53)]
 
 
 class Exit(msgspec.Struct, frozen=True, tag="exit"):
@@ -103,7 +112,7 @@ class Goodbye(msgspec.Struct, frozen=True, tag="goodbye"):
     error: ErrorReply
 
 
-FromApp = Hello | Request | Cancel | Exit
+FromApp = Hello | Request | Cancel | Joined | Exit
 FromKernel = Welcome | Chunk | Reply | Failure | Deliver | Goodbye
 
 
@@ -125,10 +134,7 @@ def encode(value: object) -> bytes:
 
 def encode_frame(value: object, max_frame_bytes: int = MAX_FRAME_BYTES) -> bytes:
     """A value as a whole frame. Larger than a frame may be: E_ARG with both sizes."""
-    body = encode(value)
-    if len(body) > max_frame_bytes:
-        raise E_ARG(f"the message has {len(body)} bytes, a frame holds {max_frame_bytes}")
-    return _LENGTH.pack(len(body)) + body
+    return pack_frame(encode(value), max_frame_bytes)
 
 
 def decode(body: bytes | msgspec.Raw, decoder: "msgspec.msgpack.Decoder[T]") -> T:
@@ -159,7 +165,7 @@ class FrameStream:
         frame_timeout_seconds: float = FRAME_TIMEOUT_SECONDS,
     ) -> None:
         self._stream = stream
-        self._buffer = bytearray()
+        self._buffer = FrameBuffer(max_frame_bytes)
         self._max_frame_bytes = max_frame_bytes
         self._frame_timeout_seconds = frame_timeout_seconds
         self._sending = anyio.Lock(fast_acquire=True)
@@ -167,34 +173,19 @@ class FrameStream:
     async def receive(self) -> bytes:
         """The next frame's body. Raises anyio.EndOfStream at the end, E_FRAME when it breaks."""
         if not self._buffer:
-            self._buffer += await self._stream.receive(READ_BYTES)
-        if self._has_frame():
-            return self._take_frame()
+            self._buffer.feed(await self._stream.receive(READ_BYTES))
+        if (body := self._buffer.take()) is not None:
+            return body
         try:
             with anyio.fail_after(self._frame_timeout_seconds):
-                while not self._has_frame():
-                    self._buffer += await self._stream.receive(READ_BYTES)
+                while (body := self._buffer.take()) is None:
+                    self._buffer.feed(await self._stream.receive(READ_BYTES))
         except TimeoutError:
             raise E_FRAME(
                 f"a frame took over {self._frame_timeout_seconds:g} s to arrive"
             ) from None
         except anyio.EndOfStream:
             raise E_FRAME("the stream ended inside a frame") from None
-        return self._take_frame()
-
-    def _has_frame(self) -> bool:
-        if len(self._buffer) < _LENGTH.size:
-            return False
-        length: int = _LENGTH.unpack_from(self._buffer)[0]
-        if not 0 < length <= self._max_frame_bytes:
-            raise E_FRAME(f"a frame of {length} bytes; 1 to {self._max_frame_bytes} are allowed")
-        return len(self._buffer) >= _LENGTH.size + length
-
-    def _take_frame(self) -> bytes:
-        (length,) = _LENGTH.unpack_from(self._buffer)
-        end = _LENGTH.size + length
-        body = bytes(self._buffer[_LENGTH.size : end])
-        del self._buffer[:end]
         return body
 
     async def send(self, value: object) -> None:

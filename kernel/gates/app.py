@@ -23,13 +23,15 @@ from llmos.syscalls.wire import (
     FromApp,
     Goodbye,
     Hello,
+    Joined,
     Reply,
     Request,
     Welcome,
     decode,
 )
 
-from ..dispatch import admit, dispatch, fail_request
+from ..admission import admit, join
+from ..dispatch import dispatch, fail_request
 from ..machine import Machine
 from ..process import Process
 
@@ -87,6 +89,7 @@ async def _serve_calls(machine: Machine, process: Process, frames: FrameStream) 
             ending = await _read_calls(machine, process, frames, calls)
         except (*GONE, SyscallError) as error:
             broken = error
+        process.has_left = True
         calls.cancel_scope.cancel()
     if ending is None:
         raise broken or anyio.EndOfStream
@@ -110,15 +113,17 @@ async def _read_calls(
         match decode(await frames.receive(), _from_app):
             case Request() as request:
                 try:
-                    admit(process, request)
+                    again = admit(process, request)
                 except SyscallError as error:
                     await send(fail_request(request, error))
                 else:
-                    calls.start_soon(dispatch, machine, process, request, send)
+                    calls.start_soon(dispatch, machine, process, request, again, send)
             case Cancel() as cancel:
-                scope = process.in_flight.get((cancel.strand, cancel.seq))
-                if scope is not None:
-                    scope.cancel()
+                call = process.in_flight.get((cancel.strand, cancel.seq))
+                if call is not None:
+                    call.cancel()
+            case Joined() as joined:
+                join(process, joined)
             case Hello():
                 raise E_FRAME("a second HELLO")
             case Exit() as ending:

@@ -1,7 +1,9 @@
 """The control gate: people reach the kernel by a Unix socket that only they may open.
 
 A connection is a terminal. It makes one request; a Run or Resume is served until its process has
-ended, and a person who leaves takes the processes of the terminal along.
+ended. A person who leaves (a window that is closed, a connection that is lost) takes the processes
+of the terminal along: they get TERM and have ended for good. What is to outlive its terminal is
+started with `detach`. A kernel that ends does no such thing: its processes can be resumed.
 """
 
 import logging
@@ -19,7 +21,8 @@ from anyio.abc import SocketAttribute, SocketStream
 
 import llmos
 from llmos.memory import processes
-from llmos.memory.journal import load, read_output
+from llmos.memory.journal import JournalRow
+from llmos.memory.logs import read_calls, read_output
 from llmos.syscalls.errors import E_ARG, E_PERM, SyscallError
 from llmos.syscalls.process import Signalled
 from llmos.syscalls.wire import GONE, FrameStream, decode
@@ -36,7 +39,7 @@ from ..protocol import (
     Kill,
     KillReply,
     ListProcesses,
-    LogReply,
+    LogPiece,
     LogRow,
     ProcessListing,
     ReadLog,
@@ -114,12 +117,9 @@ async def _answer(machine: Machine, frames: FrameStream, request: FromTerminal) 
         case ListProcesses():
             await frames.send(ProcessListing(await list_processes(machine, request.limit)))
         case ReadLog():
-            await frames.send(await _read_log(machine, request.pid))
+            await _send_log(machine, frames, request.pid)
         case Kill():
-            process_or_none = machine.table.get(request.pid)
-            if process_or_none is not None:
-                machine.launcher.signal(process_or_none, request.name)
-            await frames.send(KillReply(Signalled(process_or_none is not None)))
+            await frames.send(KillReply(Signalled(await _kill(machine, request))))
         case ReadStatus():
             await frames.send(_status(machine))
         case Shutdown():
@@ -127,6 +127,15 @@ async def _answer(machine: Machine, frames: FrameStream, request: FromTerminal) 
             machine.stopping.set()
         case Input() | Interrupt():
             raise E_ARG("there is no process at this terminal")
+
+
+async def _kill(machine: Machine, request: Kill) -> bool:
+    """Signal a process, or end one that a dead kernel left behind."""
+    process = machine.table.get(request.pid)
+    if process is None:
+        return await machine.launcher.end_evicted(request.pid, request.name)
+    machine.launcher.signal(process, request.name)
+    return True
 
 
 async def _run(machine: Machine, frames: FrameStream, request: Run) -> None:
@@ -169,7 +178,7 @@ async def _attend(
     done.set()
     for left in machine.table:
         if left.terminal is terminal:
-            machine.launcher.signal(left, "TERM")
+            machine.launcher.signal(left, "TERM", sender="the end of its terminal")
 
 
 async def _end(terminal: Terminal, process: Process) -> None:
@@ -177,6 +186,8 @@ async def _end(terminal: Terminal, process: Process) -> None:
     await process.ended.wait()
     if process.exit is not None:
         terminal.emit(Ended(process.exit, process.error))
+    elif process.error is not None:
+        terminal.emit(Refused(process.error))
     terminal.close()
 
 
@@ -199,28 +210,26 @@ async def _listen(machine: Machine, frames: FrameStream, terminal: Terminal) -> 
                 terminal.emit(Refused(E_ARG("one request per connection").reply()))
 
 
-async def _read_log(machine: Machine, pid: int) -> LogReply:
-    """A process's output and its calls."""
-    await machine.db.flush()
-    output = await read_output(machine.db, pid)
-    rows = await load(machine.db, pid)
+async def _send_log(machine: Machine, frames: FrameStream, pid: int) -> None:
+    """Send what a process wrote and called, a piece at a time: it may be more than memory holds."""
     if await processes.get(machine.db, pid) is None:
         raise E_ARG(f"there is no process {pid}", field="pid")
-    return LogReply(
-        pid,
-        output,
-        tuple(
-            LogRow(
-                row.strand,
-                row.seq,
-                row.name,
-                row.state,
-                row.started_at,
-                row.ended_at,
-                _summarize(row.error or row.result or b""),
-            )
-            for row in rows
-        ),
+    async for text in read_output(machine.db, pid):
+        await frames.send(LogPiece(pid, output=text))
+    async for rows in read_calls(machine.db, pid):
+        await frames.send(LogPiece(pid, rows=tuple(map(_log_row, rows))))
+    await frames.send(LogPiece(pid, is_last=True))
+
+
+def _log_row(row: JournalRow) -> LogRow:
+    return LogRow(
+        row.strand,
+        row.seq,
+        row.name,
+        row.state,
+        row.started_at,
+        row.ended_at,
+        _summarize(row.error or row.result or b""),
     )
 
 
@@ -240,4 +249,5 @@ def _status(machine: Machine) -> StatusReply:
         machine.started_at,
         len(machine.table),
         machine.models.loaded(),
+        machine.degraded.reason,
     )

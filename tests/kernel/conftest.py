@@ -23,7 +23,7 @@ from llmos.memory import processes
 from llmos.memory.db import Database
 from llmos.memory.journal import JournalRow, load
 from llmos.syscalls.client import System
-from llmos.syscalls.stream import SocketStream
+from llmos.syscalls.stream import BytesOnlyStream
 from llmos.syscalls.tasks import running
 from llmos.syscalls.wire import PROTOCOL_VERSION, FrameStream, Hello
 
@@ -99,7 +99,7 @@ async def open_gate(machine: Machine, process: Process) -> AsyncIterator[UNIXSoc
     """The app's end of a served socket, before HELLO."""
     ours, theirs = socket.socketpair()
     async with (
-        aclosing(await SocketStream.adopt(ours)) as kernel_end,
+        aclosing(await BytesOnlyStream.adopt(ours)) as kernel_end,
         await UNIXSocketStream.from_socket(theirs) as app_end,
         anyio.create_task_group() as tasks,
     ):

@@ -1,5 +1,6 @@
 """Bytes that are no calls: each is answered as the design says, and nobody else notices."""
 
+import os
 import struct
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -10,11 +11,12 @@ import pytest
 from anyio.abc import UNIXSocketStream
 
 from llmos.kernel.machine import Machine
-from llmos.kernel.process import Process
-from llmos.syscalls.errors import E_ARG, E_FRAME, E_PERM
+from llmos.kernel.process import MAX_CALLS_IN_FLIGHT, Process
+from llmos.syscalls.errors import E_ARG, E_BUSY, E_FRAME, E_NONDETERMINISM, E_PERM
 from llmos.syscalls.wire import (
     MAX_FRAME_BYTES,
     PROTOCOL_VERSION,
+    Cancel,
     Failure,
     FrameStream,
     FromKernel,
@@ -192,26 +194,101 @@ async def test_a_gap_in_the_numbers_is_named(frames: FrameStream, seq: int) -> N
     assert (frame.error.code, frame.error.field) == ("E_SEQ", "seq")
 
 
-async def test_a_number_that_comes_twice_is_refused(frames: FrameStream) -> None:
-    await frames.send(request("getpid", {}))
-    await receive(frames)
-    await frames.send(request("now", {}))
-
+async def ask(frames: FrameStream, call: Request | Cancel) -> Reply | Failure:
+    """Send a call and wait for its answer; or a cancel, and wait for the call's."""
+    await frames.send(call)
     frame = await receive(frames)
+    assert isinstance(frame, Reply | Failure)
+    return frame
 
-    assert isinstance(frame, Failure)
-    assert frame.error.code == "E_SEQ"
+
+def code_of(answer: Reply | Failure) -> str:
+    return answer.error.code if isinstance(answer, Failure) else "ok"
+
+
+async def test_a_call_that_comes_again_is_answered_from_its_row(
+    machine: Machine, frames: FrameStream, process: Process
+) -> None:
+    first = await ask(frames, request("random", {}))
+    second = await ask(frames, request("random", {}))
+
+    assert isinstance(first, Reply)
+    assert second == first
+    assert len(await read_rows(machine, process)) == 1
+
+
+async def test_an_error_that_is_journaled_comes_again_too(
+    machine: Machine, frames: FrameStream, process: Process
+) -> None:
+    call = request("read_file", {"path": "nothing.txt"})
+
+    first, second = await ask(frames, call), await ask(frames, call)
+
+    assert code_of(first) == E_ARG.code
+    assert second == first
+    assert len(await read_rows(machine, process)) == 1
+
+
+async def test_a_number_that_comes_again_with_another_call_is_refused(
+    machine: Machine, frames: FrameStream, process: Process
+) -> None:
+    await ask(frames, request("sleep", {"seconds": 0.0}))
+
+    answers = [
+        await ask(frames, request("sleep", {"seconds": 1.0})),
+        await ask(frames, request("now", {})),
+    ]
+
+    assert list(map(code_of, answers)) == [E_NONDETERMINISM.code] * 2
+    assert len(await read_rows(machine, process)) == 1
+
+
+async def test_the_number_of_a_rejected_call_may_come_again(
+    machine: Machine, frames: FrameStream, process: Process
+) -> None:
+    rejected = await ask(frames, request("print", {"text": 7}))
+
+    accepted = await ask(frames, request("print", {"text": "seven"}))
+
+    assert (code_of(rejected), code_of(accepted)) == (E_ARG.code, "ok")
+    (row,) = await read_rows(machine, process)
+    assert (row.seq, row.state) == (0, "DONE")
+
+
+async def test_a_number_under_way_is_busy_and_never_another_calls(frames: FrameStream) -> None:
+    await frames.send(request("sleep", {"seconds": 1000.0}))
+
+    same = await ask(frames, request("sleep", {"seconds": 1000.0}))
+    other = await ask(frames, request("sleep", {"seconds": 1.0}))
+
+    assert (code_of(same), code_of(other)) == (E_BUSY.code, E_NONDETERMINISM.code)
 
 
 async def test_too_many_calls_at_once_are_told_when_to_come_back(frames: FrameStream) -> None:
-    for seq in range(257):
+    for seq in range(MAX_CALLS_IN_FLIGHT):
         await frames.send(request("sleep", {"seconds": 1000.0}, seq=seq))
+    late = request("random", {}, seq=MAX_CALLS_IN_FLIGHT)
 
-    frame = await receive(frames)
+    busy = await ask(frames, late)
+    assert isinstance(busy, Failure)
+    assert (busy.error.code, busy.error.field) == (E_BUSY.code, "seq")
+    assert busy.error.retry_after_seconds
+    assert code_of(await ask(frames, Cancel("0", 7))) == "E_CANCELLED"
 
-    assert isinstance(frame, Failure)
-    assert frame.error.code == "E_BUSY"
-    assert frame.error.retry_after_seconds
+    assert code_of(await ask(frames, late)) == "ok"
+
+
+async def test_a_call_after_one_that_was_refused_for_want_of_room_leaves_no_gap(
+    frames: FrameStream,
+) -> None:
+    for seq in range(MAX_CALLS_IN_FLIGHT):
+        await frames.send(request("sleep", {"seconds": 1000.0}, seq=seq))
+    await ask(frames, request("random", {}, seq=MAX_CALLS_IN_FLIGHT))
+    await ask(frames, Cancel("0", 7))
+
+    answer = await ask(frames, request("random", {}, seq=MAX_CALLS_IN_FLIGHT + 1))
+
+    assert code_of(answer) == "ok"
 
 
 async def test_a_truncated_frame_ends_only_its_own_process(
@@ -228,13 +305,30 @@ async def test_a_truncated_frame_ends_only_its_own_process(
     assert await other.random() < 1
 
 
-async def test_descriptors_that_come_along_are_dropped(
-    raw: UNIXSocketStream, frames: FrameStream, tmp_path: Path
+@pytest.mark.parametrize("num_descriptors", [1, 60])
+async def test_descriptors_that_come_along_close_the_stream_and_are_held_by_nobody(
+    raw: UNIXSocketStream, frames: FrameStream, attach: Attach, num_descriptors: int
+) -> None:
+    other, _ = await attach()
+    reader, writer = os.pipe()
+
+    await raw.send_fds(encode_frame(request("getpid", {})), [writer] * num_descriptors)
+    os.close(writer)
+
+    assert await goodbye_of(raw) == E_FRAME.code
+    assert os.read(reader, 1) == b""
+    os.close(reader)
+    assert await other.random() < 1
+
+
+async def test_descriptors_with_hello_close_the_stream(
+    raw: UNIXSocketStream, process: Process, tmp_path: Path
 ) -> None:
     with (tmp_path / "secret").open("w") as file:
-        await raw.send_fds(encode_frame(request("getpid", {})), [file.fileno()])
+        hello = encode_frame(Hello(PROTOCOL_VERSION, process.pid, TOKEN))
+        await raw.send_fds(hello, [file.fileno()])
 
-    assert isinstance(await receive(frames), Reply)
+    assert await goodbye_of(raw) == E_FRAME.code
 
 
 async def test_every_encoding_of_the_msgpack_test_suite_gets_an_answer(

@@ -17,7 +17,7 @@ from llmos.kernel.capability import (
     narrow,
 )
 from llmos.kernel.workspace import Workspace
-from llmos.syscalls.errors import E_LIMIT, E_PERM, SyscallError
+from llmos.syscalls.errors import E_PERM, SyscallError
 from llmos.syscalls.files import ListFiles, ReadFile, WriteFile
 from llmos.syscalls.generate import Generate
 from llmos.syscalls.memory import ContextCreate, Forget, Recall, Remember
@@ -36,14 +36,14 @@ ALL = Capabilities(
 )
 
 
-def try_call(capabilities: Capabilities, call: msgspec.Struct, usage_tokens: int = 0) -> None:
+def try_call(capabilities: Capabilities, call: msgspec.Struct) -> None:
     row = BY_REQUEST[type(call)]
-    check(capabilities, row, call, model="demo", usage_tokens=usage_tokens, workspace=WORKSPACE)
+    check(capabilities, row, call, model="demo", workspace=WORKSPACE)
 
 
-def allows(capabilities: Capabilities, call: msgspec.Struct, usage_tokens: int = 0) -> bool:
+def allows(capabilities: Capabilities, call: msgspec.Struct) -> bool:
     try:
-        try_call(capabilities, call, usage_tokens)
+        try_call(capabilities, call)
     except SyscallError:
         return False
     return True
@@ -94,7 +94,7 @@ def test_a_row_without_a_rule_is_denied() -> None:
     row = BY_REQUEST[GetPid]._replace(capability="files")
 
     with pytest.raises(E_PERM, match="no rule allows 'getpid'"):
-        check(ALL, row, GetPid(), model="", usage_tokens=0, workspace=WORKSPACE)
+        check(ALL, row, GetPid(), model="", workspace=WORKSPACE)
 
 
 def test_a_generation_may_offer_only_tools_that_may_be_called() -> None:
@@ -103,14 +103,6 @@ def test_a_generation_may_offer_only_tools_that_may_be_called() -> None:
     try_call(capabilities, Generate(tools=("clock",)))
     with pytest.raises(E_PERM, match="tool 'calculator'"):
         try_call(capabilities, Generate(tools=("clock", "calculator")))
-
-
-def test_used_up_tokens_are_a_limit_with_both_counts() -> None:
-    capabilities = Capabilities(generate=GenerateRule(("*",), 100))
-
-    try_call(capabilities, Generate(), usage_tokens=99)
-    with pytest.raises(E_LIMIT, match=r"100 of 100 tokens.*generate\.max_tokens"):
-        try_call(capabilities, Generate(), usage_tokens=100)
 
 
 @pytest.mark.parametrize("path", ["docs", "docs/a", "./docs//b/../a", "/desk/docs/a"])
@@ -208,23 +200,34 @@ calls_of_any_kind = st.one_of(
 )
 
 
-@given(capabilities_of_any_kind, capabilities_of_any_kind, calls_of_any_kind, st.integers(0, 3))
+@given(capabilities_of_any_kind, capabilities_of_any_kind, calls_of_any_kind)
 def test_a_narrowed_process_may_do_nothing_that_either_may_not(
-    parent: Capabilities, child: Capabilities, call: msgspec.Struct, usage_tokens: int
+    parent: Capabilities, child: Capabilities, call: msgspec.Struct
 ) -> None:
-    if allows(narrow(parent, child), call, usage_tokens):
-        assert allows(parent, call, usage_tokens)
-        assert allows(child, call, usage_tokens)
+    if allows(narrow(parent, child), call):
+        assert allows(parent, call)
+        assert allows(child, call)
 
 
-@given(capabilities_of_any_kind, calls_of_any_kind, st.integers(0, 3))
+@given(capabilities_of_any_kind, calls_of_any_kind)
 def test_narrowing_by_itself_or_by_everything_changes_nothing(
-    capabilities: Capabilities, call: msgspec.Struct, usage_tokens: int
+    capabilities: Capabilities, call: msgspec.Struct
 ) -> None:
-    allowed = allows(capabilities, call, usage_tokens)
+    allowed = allows(capabilities, call)
 
-    assert allows(narrow(capabilities, capabilities), call, usage_tokens) is allowed
-    assert allows(narrow(ALL, capabilities), call, usage_tokens) is allowed
+    assert allows(narrow(capabilities, capabilities), call) is allowed
+    assert allows(narrow(ALL, capabilities), call) is allowed
+
+
+@pytest.mark.parametrize(("first", "second", "both"), [(5, 7, 5), (None, 7, 7), (None, None, None)])
+def test_the_bound_of_tokens_is_the_smaller_one(
+    first: int | None, second: int | None, both: int | None
+) -> None:
+    one, two = (
+        Capabilities(generate=GenerateRule(("*",), max_tokens)) for max_tokens in (first, second)
+    )
+
+    assert narrow(one, two).generate.max_tokens == both == narrow(two, one).generate.max_tokens
 
 
 @given(capabilities_of_any_kind, capabilities_of_any_kind)

@@ -21,7 +21,7 @@ from llmos.kernel.protocol import (
     Kill,
     KillReply,
     ListProcesses,
-    LogReply,
+    LogPiece,
     Output,
     ProcessListing,
     ReadLog,
@@ -161,9 +161,11 @@ async def test_a_detached_process_stays(machine: Machine, tmp_path: Path) -> Non
 
     async with connect(machine) as person:
         await person.send(ReadLog(started.pid))
-        log = await person.hear(LogReply)
-    assert log.output.strip() == "a b c d"
-    assert "generate" in {row.name for row in log.rows}
+        written = await person.hear(LogPiece)
+        called = await person.hear(LogPiece)
+        assert (await person.hear(LogPiece)).is_last
+    assert written.output.strip() == "a b c d"
+    assert "generate" in {row.name for row in called.rows}
 
 
 async def test_kill_and_ps_reach_a_running_process(machine: Machine, tmp_path: Path) -> None:

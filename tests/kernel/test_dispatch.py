@@ -11,6 +11,8 @@ import pytest
 from llmos.kernel.capability import Capabilities
 from llmos.kernel.handlers import HANDLERS
 from llmos.kernel.machine import Machine
+from llmos.kernel.tools.builtin import BUILTIN_TOOLS
+from llmos.kernel.tools.registry import Registry
 from llmos.memory.db import Connection
 from llmos.memory.journal import read_output
 from llmos.syscalls.errors import (
@@ -177,6 +179,40 @@ async def test_a_raising_handler_is_a_reply_and_the_rest_runs_on(
 
     assert await system.random() < 1
     assert await other.getpid() == other_process.pid
+
+
+async def test_a_call_whose_ending_was_lost_goes_on_when_it_comes_again(
+    attach: Attach, machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def explode(trap: object, call: object) -> None:
+        raise ZeroDivisionError
+
+    system, process = await attach()
+    with monkeypatch.context() as patch:
+        patch.setitem(HANDLERS, "sleep", explode)
+        with pytest.raises(E_KERNEL):
+            await system.sleep(0.0)
+    system._root.next_seq = 0
+
+    await system.sleep(0.0)
+
+    assert [row.state for row in await read_rows(machine, process)] == ["DONE"]
+
+
+async def test_a_tools_arguments_are_decoded_once(attach: Attach, machine: Machine) -> None:
+    decoded: list[str] = []
+
+    class CountingRegistry(Registry):
+        def decode(self, name: str, arguments_json: str) -> msgspec.Struct:
+            decoded.append(name)
+            return super().decode(name, arguments_json)
+
+    machine.tools = CountingRegistry(BUILTIN_TOOLS)
+    system, _ = await attach()
+
+    assert await system.tool("calculator", expression="1 + 1") == "2"
+
+    assert decoded == ["calculator"]
 
 
 async def test_an_app_that_no_longer_waits_ends_the_generation(

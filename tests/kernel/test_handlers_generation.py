@@ -11,7 +11,7 @@ from llmos.kernel.protocol import Notice, Output
 from llmos.kernel.terminal import Terminal
 from llmos.memory.journal import read_output
 from llmos.syscalls.client import System
-from llmos.syscalls.errors import E_LIMIT, E_PERM, E_TOOL
+from llmos.syscalls.errors import E_ARG, E_LIMIT, E_PERM, E_TOOL
 from llmos.syscalls.types import Message
 
 from .conftest import EVERYTHING, Attach, read_rows
@@ -69,6 +69,43 @@ async def test_more_branches_than_the_kernel_takes_at_once_are_all_answered(atta
     answers = await system.gather(*(system.generate(f"{n}") for n in range(300)))
 
     assert [answer.text for answer in answers] == [str(n) for n in range(300)]
+
+
+async def test_used_up_tokens_are_journaled_so_that_a_replay_sees_them_used_up(
+    attach: Attach, machine: Machine
+) -> None:
+    system, process = await attach(with_budget(10))
+    await system.generate(TEN_WORDS)
+    with pytest.raises(E_LIMIT, match=r"all of the 10 tokens of generate\.max_tokens"):
+        await system.generate("one more")
+    rows = await read_rows(machine, process)
+
+    process.journaled = {(row.strand, row.seq): row for row in rows}
+    process.next_seq, process.completion_tokens = {}, 0
+    again, _ = await attach(again=process)
+
+    assert (await again.generate(TEN_WORDS)).text == TEN_WORDS
+    with pytest.raises(E_LIMIT):
+        await again.generate("one more")
+
+
+async def test_an_empty_context_is_an_outcome_for_it_may_be_filled_later(
+    attach: Attach, machine: Machine
+) -> None:
+    system, process = await attach()
+    context = await system.context()
+    with pytest.raises(E_ARG):
+        await system.generate([], context=context.number)
+    await context.user("now there is something")
+    rows = await read_rows(machine, process)
+
+    process.journaled = {(row.strand, row.seq): row for row in rows}
+    process.next_seq = {}
+    again, _ = await attach(again=process)
+    await again.context()
+
+    with pytest.raises(E_ARG):
+        await again.generate([], context=context.number)
 
 
 async def test_a_seed_that_is_named_is_used_and_another_is_drawn(attach: Attach) -> None:

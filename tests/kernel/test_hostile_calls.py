@@ -26,6 +26,8 @@ async def test_a_call_that_is_cancelled_while_its_intent_is_written_is_journaled
     with anyio.move_on_after(0.3):
         await sys.sleep(100)
     gate.set()
+    while process.in_flight:  # noqa: ASYNC110
+        await anyio.sleep(0.01)
     await sys.now()
 
     rows = [(row.name, row.state) for row in await read_rows(machine, process)]

@@ -9,7 +9,7 @@ from llmos.kernel.journal import Entry, digest_call
 from llmos.kernel.machine import Machine
 from llmos.kernel.process import Process
 from llmos.memory.db import Connection
-from llmos.memory.journal import append_output, read_output
+from llmos.memory.journal import JournalRow, append_output, read_output
 from llmos.syscalls.errors import E_ARG, E_CANCELLED, E_STORAGE, ErrorReply
 from llmos.syscalls.table import TABLE
 from llmos.syscalls.values import Now, Sleep
@@ -23,12 +23,20 @@ DIGEST = digest_call(Now())
 
 @pytest.fixture
 async def process(machine: Machine, tmp_path: Path) -> Process:
-    return await make_process(machine, tmp_path)
+    process = await make_process(machine, tmp_path)
+    process.code_hash = "code"
+    return process
 
 
-def entry_of(machine: Machine, process: Process, name: str = "now", seq: int = 0) -> Entry:
+def entry_of(
+    machine: Machine,
+    process: Process,
+    name: str = "now",
+    seq: int = 0,
+    recorded: JournalRow | None = None,
+) -> Entry:
     row = TABLE[name]
-    return machine.journal.entry(process, "0", seq, row, row.effect, DIGEST)
+    return machine.journal.entry(process, "0", seq, row, row.effect, DIGEST, recorded)
 
 
 async def test_an_entry_that_never_began_leaves_nothing(machine: Machine, process: Process) -> None:
@@ -46,7 +54,7 @@ async def test_a_call_that_began_is_an_intent(
     (row,) = await read_rows(machine, process)
     assert (row.pid, row.strand, row.seq, row.name) == (process.pid, "0", 0, "sleep")
     assert (row.state, row.effect, row.result, row.ended_at) == ("INTENT", "wait", None, None)
-    assert (row.digest, row.code_hash) == (DIGEST, process.manifest.version)
+    assert (row.digest, row.code_hash) == (DIGEST, "code")
 
 
 async def test_a_durable_intent_is_readable_at_once(machine: Machine, process: Process) -> None:
@@ -157,9 +165,8 @@ async def test_a_call_that_a_replay_found_goes_on_in_its_row(
 ) -> None:
     await entry_of(machine, process, "sleep").begin(durable=True)
     rows = await read_rows(machine, process)
-    process.journaled = {(row.strand, row.seq): row for row in rows}
 
-    entry = entry_of(machine, process, "sleep")
+    entry = entry_of(machine, process, "sleep", recorded=rows[0])
     await entry.begin(durable=True)
     entry.end("DONE", b"\x80")
 

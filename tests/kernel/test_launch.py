@@ -1,5 +1,6 @@
 """Processes live and die as OS processes, and the kernel tells the truth about it."""
 
+import resource
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -7,17 +8,20 @@ import anyio
 import pytest
 
 from llmos.kernel.config import Config
+from llmos.kernel.launch import MAX_PROCESSES, Launcher
 from llmos.kernel.listing import list_processes
-from llmos.kernel.machine import Machine
+from llmos.kernel.machine import Birth, Machine
 from llmos.kernel.main import boot
 from llmos.kernel.process import Process
 from llmos.kernel.protocol import Logged, Output
 from llmos.kernel.terminal import Terminal
 from llmos.memory.journal import read_output
-from llmos.syscalls.errors import E_ARG, E_PERM, E_STORAGE
+from llmos.syscalls.errors import E_ARG, E_LIMIT, E_PERM, E_STORAGE
 from llmos.syscalls.runtime import EXIT_CODES
+from llmos.syscalls.tasks import running
 
-from .conftest import MakeApp
+from .conftest import MakeApp, make_process
+from .test_zygote import open_forkless
 
 pytestmark = pytest.mark.anyio
 
@@ -205,6 +209,102 @@ async def test_children_end_with_their_parent(
 
     with anyio.fail_after(20):
         await machine.wait_idle()
+
+
+async def test_two_waits_at_once_for_a_child_that_was_left_behind_both_get_its_end(
+    config: Config, make_app: MakeApp, tmp_path: Path
+) -> None:
+    child = make_app("child", "await sys_.sleep(0.3)\nreturn 'done'")
+    body = f"""
+    pid = await sys_.spawn({child!r})
+    await sys_.print("up")
+    both = await sys_.gather(sys_.wait(pid), sys_.wait(pid))
+    return [ended.result for ended in both]
+    """
+    app = make_app("parent", body)
+    async with boot(config) as first:
+        parent = await start(first, app, tmp_path)
+        await wait_output(first, parent)
+
+    async with boot(config) as second:
+        again = await second.launcher.resume(parent.pid, Terminal())
+
+        assert await finish(again) == ("exited", 0, '["done","done"]')
+
+
+async def test_only_so_many_processes_live(
+    machine: Machine, make_app: MakeApp, tmp_path: Path
+) -> None:
+    app = make_app("quick", "return 'ok'")
+    others = [await make_process(machine, tmp_path) for _ in range(MAX_PROCESSES)]
+
+    with pytest.raises(E_LIMIT, match=f"{MAX_PROCESSES} processes live, which is the limit") as no:
+        await start(machine, app, tmp_path)
+    machine.table.remove(others[0])
+
+    assert no.value.field == "processes"
+    assert (await finish(await start(machine, app, tmp_path)))[2] == "ok"
+    for other in others[1:]:
+        machine.table.remove(other)
+
+
+async def test_what_is_about_to_live_counts_until_it_is_given_up(
+    machine: Machine, make_app: MakeApp, tmp_path: Path
+) -> None:
+    app = make_app("quick", "return 'ok'")
+
+    def prepare() -> Birth:
+        return machine.launcher.prepare(
+            app, (), workspace=str(tmp_path), readable=(), model=None, parent=None
+        )
+
+    births = [prepare() for _ in range(MAX_PROCESSES)]
+    with pytest.raises(E_LIMIT):
+        prepare()
+    births.pop()
+
+    assert prepare()
+
+
+async def test_a_kernel_without_descriptors_refuses_an_app_and_runs_on(
+    machine: Machine, make_app: MakeApp, tmp_path: Path
+) -> None:
+    app = make_app("quick", "return 'ok'")
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    birth = machine.launcher.prepare(
+        app, (), workspace=str(tmp_path), readable=(), model=None, parent=None
+    )
+    pid = await machine.db.write(lambda connection: machine.launcher.record(connection, birth))
+
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))
+    try:
+        process = machine.launcher.start(pid, birth, Terminal())
+        status = (await finish(process))[:2]
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+    assert status == ("failed", 5)
+    assert process.error is not None
+    assert "no sockets for the app" in process.error.message
+    assert (await finish(await start(machine, app, tmp_path)))[2] == "ok"
+
+
+async def test_an_app_that_the_operating_system_has_no_room_for_is_a_limit(
+    machine: Machine, make_app: MakeApp, tmp_path: Path
+) -> None:
+    app = make_app("quick", "return 'ok'")
+    working = machine.launcher
+    with open_forkless() as forkless:
+        machine.launcher = Launcher(machine, forkless)
+        async with running() as tasks:
+            tasks.start_soon(forkless.watch)
+            process = await start(machine, app, tmp_path)
+
+            assert (await finish(process))[:2] == ("failed", 5)
+    assert process.error is not None
+    assert process.error.code == "E_LIMIT"
+    machine.launcher = working
+    assert (await finish(await start(machine, app, tmp_path)))[2] == "ok"
 
 
 async def test_unknown_apps_and_folders_are_errors_before_anything_exists(

@@ -3,16 +3,19 @@
 from pathlib import Path
 
 import anyio
+import msgspec
 import pytest
 
 from llmos.kernel.capability import Capabilities
 from llmos.kernel.manifest import Manifest
-from llmos.kernel.process import Process, ProcessSpec, ProcessTable
+from llmos.kernel.process import CallInFlight, Process, ProcessSpec, ProcessTable
 from llmos.kernel.terminal import NOBODY
 from llmos.syscalls.errors import E_PERM
 from llmos.syscalls.types import MAX_SEED
+from llmos.syscalls.wire import Request
 
 pytestmark = pytest.mark.anyio
+CALL = Request("0", 0, "getpid", msgspec.Raw())
 
 
 def make(pid: int = 1, parent: int | None = None, salt: str = "salt") -> Process:
@@ -61,11 +64,26 @@ async def test_a_ready_process_shows_whether_it_waits_or_generates() -> None:
     process.state = "READY"
     assert process.visible_state() == "READY"
 
-    process.in_flight["0", 0] = anyio.CancelScope()
+    process.in_flight["0", 0] = CallInFlight(CALL, anyio.CancelScope())
     assert process.visible_state() == "WAITING"
 
     process.num_generating = 1
     assert process.visible_state() == "RUNNING"
+
+
+async def test_one_that_begins_again_has_called_nothing_yet() -> None:
+    process = make()
+    process.state = "READY"
+    process.greeted.set()
+    process.next_seq["0"] = 1
+    process.in_flight["0", 0] = CallInFlight(CALL, anyio.CancelScope())
+
+    process.begin_again([], (10, 20), 5)
+
+    assert (process.state, process.greeted.is_set()) == ("NEW", False)
+    assert (process.next_seq, process.in_flight, process.journaled) == ({}, {}, {})
+    assert (process.prompt_tokens, process.completion_tokens) == (10, 20)
+    assert process.num_printed_chars == 5
 
 
 @pytest.mark.parametrize("state", ["NEW", "STOPPED", "ZOMBIE"])

@@ -5,18 +5,26 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from llmos.kernel.capability import Capabilities
 from llmos.kernel.journal import digest_call
-from llmos.kernel.manifest import Manifest
-from llmos.kernel.process import Process, ProcessSpec
-from llmos.kernel.replay import check_interrupted, count_tokens, find_recorded, recorded_result
-from llmos.memory.journal import JournalRow, JournalState
+from llmos.kernel.machine import Machine
+from llmos.kernel.replay import (
+    check_interrupted,
+    count_tokens,
+    find_recorded,
+    recorded_result,
+    require_same,
+)
+from llmos.memory.journal import JournalRow, JournalState, insert_row
 from llmos.syscalls.errors import E_CANCELLED, E_IN_DOUBT, E_NONDETERMINISM, E_TOOL, SyscallError
 from llmos.syscalls.generate import Generate, Generation
 from llmos.syscalls.table import TABLE
 from llmos.syscalls.types import Usage
 from llmos.syscalls.values import Now, Sleep
-from llmos.syscalls.wire import encode
+from llmos.syscalls.wire import Request, encode
+
+from .conftest import make_process
+
+pytestmark = pytest.mark.anyio
 
 
 def recorded(
@@ -45,39 +53,46 @@ def recorded(
     )
 
 
-def process_with(*rows: JournalRow) -> Process:
-    manifest = Manifest("test", "1", "main:main", "", Path("/"), False, Capabilities())
-    spec = ProcessSpec("test", (), "/", (), "echo", "salt", Capabilities())
-    process = Process(1, None, manifest, spec, 0.0)
-    process.journaled = {(row.strand, row.seq): row for row in rows}
-    return process
+def require(row: JournalRow, name: str, call: msgspec.Struct) -> None:
+    require_same(row, name, digest_call(call))
 
 
-def find(process: Process, name: str, call: msgspec.Struct, seq: int = 0) -> JournalRow | None:
-    return find_recorded(process, "0", seq, TABLE[name], digest_call(call))
+async def test_a_row_that_a_process_came_back_with_is_found_once(
+    machine: Machine, tmp_path: Path
+) -> None:
+    process = await make_process(machine, tmp_path)
+    row, request = recorded(), Request("0", 0, "sleep", msgspec.Raw())
+    process.journaled = {("0", 0): row}
+
+    assert await find_recorded(machine, process, request, again=False) is row
+    assert process.journaled == {}
 
 
-def test_a_call_past_the_journals_end_is_new() -> None:
-    process = process_with(recorded())
+async def test_a_number_that_came_before_is_looked_for_in_the_store(
+    machine: Machine, tmp_path: Path
+) -> None:
+    process = await make_process(machine, tmp_path)
+    row = msgspec.structs.replace(recorded(), pid=process.pid)
+    machine.db.write_nowait(lambda connection: insert_row(connection, row))
+    requests = [Request("0", seq, "sleep", msgspec.Raw()) for seq in (0, 1)]
 
-    assert find(process, "sleep", Sleep(1.0), seq=1) is None
-    assert find(process_with(), "sleep", Sleep(1.0)) is None
+    found = [await find_recorded(machine, process, each, again=True) for each in requests]
+
+    assert found == [row, None]
 
 
-def test_the_same_call_finds_its_row() -> None:
-    row = recorded()
-
-    assert find(process_with(row), "sleep", Sleep(1.0)) is row
+def test_the_same_call_is_the_rows() -> None:
+    require(recorded(), "sleep", Sleep(1.0))
 
 
 def test_other_arguments_are_named() -> None:
     with pytest.raises(E_NONDETERMINISM, match=r"0:0 was 'sleep' .* other arguments"):
-        find(process_with(recorded()), "sleep", Sleep(2.0))
+        require(recorded(), "sleep", Sleep(2.0))
 
 
 def test_another_call_is_named() -> None:
     with pytest.raises(E_NONDETERMINISM, match=r"was 'sleep' .* came with 'now'"):
-        find(process_with(recorded()), "now", Now())
+        require(recorded(), "now", Now())
 
 
 def test_a_finished_call_has_its_result_again() -> None:

@@ -78,6 +78,32 @@ async def test_a_question_gets_its_answer(text: str | None) -> None:
         assert await terminal.ask(3, "name?", ("Ada", "Bob")) == text
 
 
+async def test_a_question_that_was_cut_off_is_not_shown_again_and_its_answer_is_kept() -> None:
+    terminal = Terminal()
+    async with running() as tasks:
+        tasks.start_soon(terminal.ask, 3, "name?", ())
+        await anyio.wait_all_tasks_blocked()
+    terminal.answer(1, "Ada")
+
+    assert await terminal.ask(3, "name?", ()) == "Ada"
+    assert await terminal.next_event() == Asked(1, 3, "name?", ())
+    terminal.close()
+    assert await terminal.next_event() is None
+
+
+async def test_another_question_forgets_the_one_that_was_cut_off() -> None:
+    terminal = Terminal()
+    async with running() as tasks:
+        tasks.start_soon(terminal.ask, 3, "name?", ())
+        await anyio.wait_all_tasks_blocked()
+    terminal.answer(1, "Ada")
+
+    async with running() as tasks:
+        tasks.start_soon(answer_next, terminal, None)
+        tasks.start_soon(answer_next, terminal, "42")
+        assert await terminal.ask(3, "age?", ()) == "42"
+
+
 async def test_a_question_says_who_asks_what() -> None:
     terminal = Terminal()
 
@@ -175,6 +201,18 @@ async def test_a_writer_waits_for_a_person_who_reads_slowly() -> None:
     await terminal.next_event()
     with anyio.fail_after(5):
         await terminal.wait_for_room()
+
+
+async def test_every_writer_goes_on_when_the_person_reads() -> None:
+    terminal = Terminal()
+    terminal.emit(Output(1, "x" * (ROOM_CHARS + 1)))
+
+    with anyio.fail_after(5):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(terminal.wait_for_room)
+            tasks.start_soon(terminal.wait_for_room)
+            await anyio.wait_all_tasks_blocked()
+            await terminal.next_event()
 
 
 async def test_a_writer_does_not_wait_for_a_person_who_left() -> None:

@@ -4,14 +4,18 @@ import os
 import select
 import signal
 import socket
-from collections.abc import AsyncIterator
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import anyio
 import msgspec
 import pytest
 
-from llmos.kernel.zygote import KEPT_ENVIRONMENT, Zygote
+from llmos.kernel.zygote import KEPT_ENVIRONMENT, MAX_DEATHS, Zygote
+from llmos.syscalls.errors import E_KERNEL, E_LIMIT
 from llmos.syscalls.runtime import Program
 from llmos.syscalls.tasks import running
 
@@ -23,6 +27,29 @@ import json, os, resource, signal, sys, time
 def say(value):
     print(json.dumps(value), flush=True)
 """
+
+
+NO_FORKS = """
+import ctypes, os, resource
+import anyio._backends._asyncio
+from llmos.kernel import zygote
+if os.getuid() == 0:
+    os.setuid(65534)
+resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
+raise SystemExit(zygote.main())
+"""
+
+
+class Adopted(Zygote):
+    """A zygote that was started otherwise."""
+
+    def __init__(self, sock: socket.socket, os_process: "subprocess.Popen[bytes]") -> None:
+        sock.setblocking(False)
+        self._start = (sock, os_process)
+        super().__init__(ENVIRON)
+
+    def _launch(self) -> tuple[socket.socket, "subprocess.Popen[bytes]"]:
+        return self._start
 
 
 class Apps:
@@ -56,7 +83,9 @@ class Apps:
     async def wait(self, pid: int) -> int:
         """Wait until a program is gone; its waitpid status."""
         with anyio.fail_after(20):
-            return await self.zygote.wait(pid)
+            status = await self.zygote.wait(pid)
+        assert status is not None, "it was lost with its zygote"
+        return status
 
     def close(self) -> None:
         for end in (*self.logs.values(), *self._call_ends):
@@ -74,7 +103,7 @@ WELCOME = make_welcome()
 
 @pytest.fixture
 async def apps(tmp_path: Path) -> AsyncIterator[Apps]:
-    zygote = Zygote.start(ENVIRON)
+    zygote = Zygote(ENVIRON)
     apps = Apps(zygote, tmp_path)
     async with running() as tasks:
         tasks.start_soon(zygote.watch)
@@ -105,10 +134,10 @@ async def test_the_kernel_knows_the_os_process_while_it_runs(apps: Apps) -> None
 
     os_pid = await apps.hear(1)
 
-    assert apps.zygote.os_pids == {1: os_pid}
+    assert apps.zygote.find_os_pid(1) == os_pid
     apps.zygote.send_signal(1, signal.SIGKILL)
     await apps.wait(1)
-    assert apps.zygote.os_pids == {}
+    assert apps.zygote.find_os_pid(1) is None
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
@@ -208,35 +237,100 @@ async def test_a_program_leaves_no_core_behind_and_has_no_wakeup_of_the_zygotes(
     assert await apps.hear(1) == [[0, 0], signal.SIG_DFL, ""]
 
 
-async def test_programs_end_with_their_kernel(tmp_path: Path) -> None:
-    zygote = Zygote.start(ENVIRON)
-    apps = Apps(zygote, tmp_path)
+async def test_programs_end_with_their_kernel(apps: Apps) -> None:
     await apps.start(1, "say(os.getpid())\ntime.sleep(1000)")
     program = os.pidfd_open(msgspec.convert(await apps.hear(1), int))
 
-    zygote.close()
+    apps.zygote.close()
 
     assert wait_gone(program)
     os.close(program)
-    apps.close()
 
 
-async def test_when_the_zygote_dies_every_program_counts_as_dead(tmp_path: Path) -> None:
-    zygote = Zygote.start(ENVIRON)
-    apps = Apps(zygote, tmp_path)
-    await apps.start(1, "say([os.getppid(), os.getpid()])\ntime.sleep(1000)")
-    os_pid, program = msgspec.convert(await apps.hear(1), tuple[int, int])
+async def test_programs_are_lost_with_their_zygote_and_the_next_one_starts_others(
+    apps: Apps,
+) -> None:
+    await apps.start(1, "child = os.fork()\nif child: say([child, os.getpid()])\ntime.sleep(1000)")
+    programs = [os.pidfd_open(pid) for pid in msgspec.convert(await apps.hear(1), list[int])]
 
-    os.kill(os_pid, signal.SIGSTOP)
-    zygote.send_signal(1, signal.SIGKILL)  # stays unread: the socket ends with an error
-    os.kill(os_pid, signal.SIGKILL)
+    os.kill(apps.zygote.os_pid, signal.SIGSTOP)
+    apps.zygote.send_signal(1, signal.SIGTERM)  # stays unread: the socket ends with an error
+    os.kill(apps.zygote.os_pid, signal.SIGKILL)
+
     with anyio.fail_after(20):
-        await zygote.watch()
+        assert await apps.zygote.wait(1) is None
+        await apps.zygote.wait_up()
+    assert all(map(wait_gone, programs))
+    await apps.start(2, "os._exit(3)")
+    assert os.waitstatus_to_exitcode(await apps.wait(2)) == 3
+    for program in programs:
+        os.close(program)
 
-    assert await zygote.wait(1) == signal.SIGKILL
-    zygote.send_signal(1, signal.SIGKILL)
-    with pytest.raises(OSError, match=r"Broken pipe|reset"):
-        await apps.start(2, "say('never')")
-    os.kill(program, signal.SIGKILL)
+
+async def test_programs_end_when_kernel_and_zygote_are_killed_at_once(tmp_path: Path) -> None:
+    """Nobody is left to end them: the operating system does."""
+    zygote = Zygote(ENVIRON)
+    apps = Apps(zygote, tmp_path)
+    async with running() as tasks:
+        tasks.start_soon(zygote.watch)
+        await apps.start(1, "say(os.getpid())\nwhile True: pass")
+        program = os.pidfd_open(msgspec.convert(await apps.hear(1), int))
+    os.kill(zygote.os_pid, signal.SIGKILL)
+
+    assert wait_gone(program)
+    os.close(program)
     zygote.close()
     apps.close()
+
+
+async def test_a_zygote_that_dies_again_and_again_is_an_error_until_it_stays(apps: Apps) -> None:
+    for _ in range(MAX_DEATHS):
+        await apps.zygote.wait_up()
+        os.kill(apps.zygote.os_pid, signal.SIGKILL)
+        with anyio.fail_after(20):
+            await wait_down(apps.zygote)
+
+    with pytest.raises(E_KERNEL, match=f"the zygote died {MAX_DEATHS} times in a row") as caught:
+        await apps.zygote.wait_up()
+    assert caught.value.retry_after_seconds is not None
+    with anyio.fail_after(20):
+        await wait_works(apps.zygote)
+    await apps.start(1, "os._exit(3)")
+    assert os.waitstatus_to_exitcode(await apps.wait(1)) == 3
+
+
+async def wait_down(zygote: Zygote) -> None:
+    """Wait until it is noticed that the zygote is dead."""
+    os_pid = zygote.os_pid
+    while zygote.os_pid == os_pid and zygote.is_up:  # noqa: ASYNC110 - nobody tells
+        await anyio.sleep(0.01)
+
+
+async def wait_works(zygote: Zygote) -> None:
+    """Wait until another zygote runs after all."""
+    while not zygote.is_up:  # noqa: ASYNC110 - nobody tells
+        await anyio.sleep(0.05)
+
+
+@contextmanager
+def open_forkless() -> Iterator[Adopted]:
+    """A zygote that may not fork. Root has no such limit, so it gives root up."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    environ = ENVIRON | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    command = [sys.executable, "-c", NO_FORKS, str(theirs.fileno())]
+    with theirs:
+        os_process = subprocess.Popen(command, pass_fds=[theirs.fileno()], env=environ)
+    zygote = Adopted(ours, os_process)
+    yield zygote
+    zygote.close()
+
+
+async def test_a_fork_that_fails_is_a_limit_and_the_zygote_serves_on(tmp_path: Path) -> None:
+    with open_forkless() as forkless:
+        apps = Apps(forkless, tmp_path)
+        async with running() as tasks:
+            tasks.start_soon(forkless.watch)
+            for pid in (1, 2):
+                with pytest.raises(E_LIMIT, match="starts no process more: Resource temporarily"):
+                    await apps.start(pid, "say('never')")
+        apps.close()

@@ -6,7 +6,8 @@ from collections.abc import AsyncIterator
 import anyio
 import pytest
 
-from llmos.syscalls.stream import SocketStream
+from llmos.syscalls.errors import E_FRAME
+from llmos.syscalls.stream import BytesOnlyStream, SocketStream
 
 pytestmark = pytest.mark.anyio
 LARGE = b"x" * (4 << 20)
@@ -106,3 +107,29 @@ async def test_sending_after_closing_is_named(ends: tuple[SocketStream, SocketSt
 
     with pytest.raises(anyio.ClosedResourceError):
         await here.send(b"x")
+
+
+async def test_what_came_before_descriptors_is_read_and_then_they_are_named() -> None:
+    ours, theirs = socket.socketpair()
+    stream = await BytesOnlyStream.adopt(ours)
+    with theirs:
+        theirs.send(b"first")
+        assert await stream.receive() == b"first"
+
+        socket.send_fds(theirs, [b"second"], [theirs.fileno()])
+
+        with pytest.raises(E_FRAME, match="descriptors"):
+            await stream.receive()
+        await stream.send(b"goodbye")
+        assert theirs.recv(100) == b"goodbye"
+    await stream.aclose()
+
+
+async def test_a_stream_of_bytes_alone_ends_like_any_other() -> None:
+    ours, theirs = socket.socketpair()
+    stream = await BytesOnlyStream.adopt(ours)
+    theirs.close()
+
+    with pytest.raises(anyio.EndOfStream):
+        await stream.receive()
+    await stream.aclose()
