@@ -3,12 +3,13 @@
 import importlib
 import sys
 
-from .crash import install_crash_report
+from .crash import install_crash_report, open_streams
 
 
 def main() -> None:
     """Run the words of the command line; leaves by SystemExit with the exit code."""
     install_crash_report()
+    open_streams()
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="replace")  # type: ignore[union-attr]
     failure = importlib.import_module("llmos.bin.failure")

@@ -9,16 +9,20 @@ starts in a fraction of the time.
 import importlib
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
 from typing import TYPE_CHECKING, TypeVar
 
 import anyio
+import click
 import msgspec
 
 from llmos.kernel.config import Config
 from llmos.kernel.protocol import MAX_CONTROL_FRAME_BYTES, FromTerminal, Refused, ToTerminal
 from llmos.syscalls.errors import E_KERNEL, E_STORAGE, raise_reply
+from llmos.syscalls.tasks import running
 from llmos.syscalls.wire import ByteStream, FrameStream, decode
+
+from .leaving import Leaving, Left
 
 if TYPE_CHECKING:
     from llmos.kernel.machine import Machine
@@ -59,6 +63,10 @@ class Connection:
     async def request(self, message: FromTerminal, answer: type[T]) -> T:
         """Ask for one answer. A refusal is raised as its typed error."""
         await self.send(message)
+        return await self.next_answer(answer)
+
+    async def next_answer(self, answer: type[T]) -> T:
+        """The next part of an answer that comes in several."""
         reply = await self.receive()
         if isinstance(reply, Refused):
             raise_reply(reply.error)
@@ -86,19 +94,22 @@ async def reach_kernel(
     """A connection to the kernel, which is booted in this process when none runs.
 
     With `prepare` an embedded kernel starts to load `model` (None: the default one) at once. It
-    stays after its own terminal is done as long as processes of other terminals run in it.
+    stays after its own terminal is done as long as processes of other terminals run in it. Raises
+    Left at the end when a signal said that the person has left.
     """
-    connection = await try_connect(config)
-    if connection is not None:
-        async with aclosing(connection):
-            yield connection
-        return
+    leaving = Leaving()
     async with AsyncExitStack() as stack:
-        machine, connection = await _join_or_boot(config, stack)
+        tasks = await stack.enter_async_context(running())
+        tasks.start_soon(leaving.watch)
+        machine: Machine | None = None
+        connection = await try_connect(config)
+        if connection is None:
+            machine, connection = await _join_or_boot(config, stack)
         if machine is not None and prepare:
             machine.prepare_model(model)
         try:
             async with aclosing(connection), anyio.create_task_group() as group:
+                leaving.ends(group.cancel_scope)
                 if machine is not None:
                     group.start_soon(_hang_up_when_stopping, machine, connection)
                 yield connection
@@ -106,6 +117,17 @@ async def reach_kernel(
         finally:  # also when this terminal fails: the others have done nothing wrong
             if machine is not None:
                 await _wait_for_other_terminals(machine)
+    leaving.check()
+
+
+def run_client(attempt: Callable[[], Awaitable[T]]) -> T:
+    """What `attempt` returns; SystemExit with 128 and a signal's number when the person left."""
+    try:
+        return anyio.run(retry_once, attempt)
+    except Left as left:
+        raise SystemExit(left.exit_code) from None
+    except KeyboardInterrupt:
+        raise click.Abort from None  # click itself would print an empty line first
 
 
 async def retry_once(attempt: Callable[[], Awaitable[T]]) -> T:
@@ -161,8 +183,9 @@ async def _wait_for_other_terminals(machine: "Machine") -> None:
     with anyio.move_on_after(FAREWELL_SECONDS) as soon:
         await machine.wait_idle()
     if soon.cancelled_caught and not machine.stopping.is_set():
-        print(
-            "llmos: processes of other terminals run in this one's kernel; it waits for them",
-            file=sys.stderr,
-        )
+        with suppress(OSError):  # the terminal may be closed
+            print(
+                "llmos: processes of other terminals run in this one's kernel; it waits for them",
+                file=sys.stderr,
+            )
         await machine.wait_idle()

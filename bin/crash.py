@@ -1,6 +1,7 @@
-"""What a program of llmos leaves behind when something happens that nobody foresaw.
+"""What a program of llmos does before anything else: be ready for what nobody foresaw.
 
-One line on stderr; the traceback goes to a file that the line names.
+A crash is one line on stderr; the traceback goes to a file that the line names. A standard stream
+that was closed leads nowhere, instead of into the next file that is opened: that is the store.
 """
 
 import os
@@ -13,6 +14,17 @@ EXIT_INTERRUPTED = 130
 def install_crash_report() -> None:
     """From now on an exception that nobody catches becomes one line."""
     sys.excepthook = report_crash
+
+
+def open_streams() -> None:
+    """Make sure that the descriptors 0, 1 and 2 and their streams are there."""
+    for descriptor, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free: this one
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(descriptor, mode))
 
 
 def report_crash(

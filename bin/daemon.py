@@ -9,18 +9,19 @@ import anyio
 from llmos.kernel.config import Config, load_config
 from llmos.kernel.main import boot
 
-from .crash import install_crash_report
+from .crash import install_crash_report, open_streams
 from .failure import run_guarded
 
 
 def main() -> None:
     """Run the kernel; leaves by SystemExit with the exit code."""
     install_crash_report()
+    open_streams()
     sys.exit(run_guarded(lambda: anyio.run(serve, load_config(os.environ))))
 
 
 async def serve(config: Config) -> int:
-    """Boot, load the default model, and stay until Shutdown, SIGTERM or SIGINT."""
+    """Boot, load the default model, and stay until Shutdown, SIGTERM, SIGINT or SIGHUP."""
     told = anyio.Event()
     async with anyio.create_task_group() as group:
         group.start_soon(_watch_signals, told)
@@ -39,7 +40,7 @@ async def _relay(stopping: anyio.Event, told: anyio.Event) -> None:
 
 async def _watch_signals(told: anyio.Event) -> None:
     """The first signal stops the kernel in order, the second at once."""
-    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
         async for number in signals:
             if told.is_set():
                 os._exit(128 + number)

@@ -8,12 +8,14 @@ from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from typing import NamedTuple
 
+import anyio
 import click
 
 from llmos import __version__
 from llmos.kernel.config import Config, load_config
 
 from .failure import EXIT_OK, EXIT_STATE
+from .service import ask_status
 from .tables import print_json, print_table
 
 MIN_FREE_BYTES = 256 << 20
@@ -51,6 +53,7 @@ def examine(config: Config) -> Iterator[Finding]:
         yield check_package(package)
     yield check_sqlite()
     yield check_space(config)
+    yield check_store(config)
     yield check_model(config)
 
 
@@ -81,6 +84,16 @@ def check_space(config: Config) -> Finding:
         return Finding("state directory", found)
     fix = "free some space or set LLMOS_HOME to another disk"
     return Finding("state directory", found, fix, free_bytes == 0)
+
+
+def check_store(config: Config) -> Finding:
+    """Whether the kernel that runs can write to its store."""
+    status = anyio.run(ask_status, config)
+    if status is None:
+        return Finding("store", "no kernel is running")
+    if status.degraded is None:
+        return Finding("store", "works")
+    return Finding("store", status.degraded, "make room on the disk; processes go on by themselves")
 
 
 def check_model(config: Config) -> Finding:

@@ -7,6 +7,7 @@ context · 6 permission · 7 killed · 130 Ctrl-C. A message may end in its own 
 import os
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 
 import click
 
@@ -32,8 +33,9 @@ def show_failure(what: str, fix: str | None = None) -> None:
     if fix:
         lines.append(f"fix: {' '.join(fix.split())}")
     sys.stdout.flush()
-    sys.stderr.write("\n".join(lines) + "\n")
-    sys.stderr.flush()
+    with suppress(OSError):  # the terminal may be closed
+        sys.stderr.write("\n".join(lines) + "\n")
+        sys.stderr.flush()
 
 
 def show_error(error: ErrorReply) -> int:

@@ -1,11 +1,13 @@
 """`llmos ps`, `log` and `kill`: see processes and signal them."""
 
 import os
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from datetime import datetime
 from typing import Any, TypeVar, get_args
 
-import anyio
 import click
+import msgspec
 
 from llmos.kernel.config import load_config
 from llmos.kernel.protocol import (
@@ -13,17 +15,19 @@ from llmos.kernel.protocol import (
     Kill,
     KillReply,
     ListProcesses,
-    LogReply,
+    LogPiece,
     LogRow,
     ProcessListing,
     ReadLog,
 )
+from llmos.syscalls.errors import E_KERNEL
 from llmos.syscalls.process import ProcessInfo, SignalName
 
-from .connection import reach_kernel, retry_once
+from .connection import Connection, KernelGone, reach_kernel, run_client
 from .failure import EXIT_STATE, show_failure
+from .outlet import Outlet, open_outlet
 from .screen import Screen, format_seconds
-from .tables import print_json, print_table
+from .tables import Table, print_json, print_table
 
 T = TypeVar("T")
 PID = click.IntRange(min=1, max=2**53)
@@ -48,17 +52,61 @@ def ps(limit: int, as_json: bool) -> int:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def log(pid: int, as_json: bool) -> int:
     """Show what process PID wrote, and its syscalls."""
-    reply = ask_kernel(ReadLog(pid), LogReply)
-    if as_json:
-        print_json(reply)
-        return 0
-    screen = Screen()
-    screen.write(reply.output)
-    screen.write("" if reply.output.endswith("\n") or not reply.output else "\n")
-    began = min((row.started_at for row in reply.rows), default=0.0)
-    header = ("STRAND", "SEQ", "AT", "TOOK", "STATE", "CALL", "RESULT")
-    print_table(header, (_call_row(row, began) for row in reply.rows))
+    show = show_log_as_json if as_json else show_log
+
+    async def run() -> None:
+        async with reach_kernel(config) as connection, open_outlet() as outlet:
+            async with aclosing(read_log(connection, pid, outlet)) as pieces:
+                await show(pieces, outlet)
+
+    config = load_config(os.environ)
+    run_client(run)
     return 0
+
+
+async def read_log(
+    connection: Connection, pid: int, outlet: Outlet
+) -> AsyncGenerator[LogPiece, None]:
+    """The pieces of a process's log, each when there is room to show it."""
+    piece = await connection.request(ReadLog(pid), LogPiece)
+    yield piece
+    while not piece.is_last:
+        await outlet.wait_for_room()
+        try:
+            piece = await connection.next_answer(LogPiece)
+        except KernelGone as error:  # not to be tried again: half of it is shown
+            raise E_KERNEL(error.message) from None
+        yield piece
+
+
+async def show_log(pieces: AsyncIterator[LogPiece], outlet: Outlet) -> None:
+    """Show what the process wrote, then a line per call."""
+    screen = Screen(outlet)
+    table = Table(("STRAND", "SEQ", "AT", "TOOK", "STATE", "CALL", "RESULT"))
+    began: float | None = None
+    async for piece in pieces:
+        screen.write(piece.output)
+        if piece.rows or piece.is_last:
+            screen.end_line()
+            began = piece.rows[0].started_at if began is None and piece.rows else began
+            screen.write(table.format(_call_row(row, began or 0.0) for row in piece.rows))
+
+
+async def show_log_as_json(pieces: AsyncIterator[LogPiece], outlet: Outlet) -> None:
+    """Print one JSON object {"pid", "output", "rows"}, without ever holding all of it."""
+    started = ended_output = has_rows = False
+    async for piece in pieces:
+        if not started:
+            outlet.put(f'{{"pid":{piece.pid},"output":"')
+            started = True
+        outlet.put(_json(piece.output)[1:-1])
+        if (piece.rows or piece.is_last) and not ended_output:
+            outlet.put('","rows":[')
+            ended_output = True
+        for row in piece.rows:
+            outlet.put(("," if has_rows else "") + _json(row))
+            has_rows = True
+    outlet.put("]}\n")
 
 
 @click.command()
@@ -87,7 +135,11 @@ def ask_kernel(request: FromTerminal, answer: type[T]) -> T:
             return await connection.request(request, answer)
 
     config = load_config(os.environ)
-    return anyio.run(retry_once, ask)
+    return run_client(ask)
+
+
+def _json(value: object) -> str:
+    return msgspec.json.encode(value).decode()
 
 
 def _process_row(info: ProcessInfo) -> tuple[str, ...]:

@@ -4,13 +4,15 @@ Lines that come from a pipe are read through the descriptor and not through sys.
 would be held by the waiting thread when the program leaves.
 """
 
+import asyncio
 import os
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import anyio.to_thread
+from .threads import call_in_thread
 
 if TYPE_CHECKING:
     from prompt_toolkit import PromptSession
@@ -33,13 +35,16 @@ class Pipe:
         self._descriptor = descriptor
         self._buffer = bytearray()
         self._ended = False
+        self._reading: asyncio.Future[bytes] | None = None
 
     async def read_line(self) -> str | None:
         """The next line without its end; None at the end of input."""
         while b"\n" not in self._buffer and not self._ended:
-            read = await anyio.to_thread.run_sync(
-                os.read, self._descriptor, READ_BYTES, abandon_on_cancel=True
+            self._reading = self._reading or asyncio.ensure_future(
+                call_in_thread(partial(os.read, self._descriptor, READ_BYTES))
             )
+            read = await asyncio.shield(self._reading)  # when cancelled, the next one goes on
+            self._reading = None
             self._buffer += read
             self._ended = not read
         if not self._buffer:

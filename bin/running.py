@@ -11,9 +11,9 @@ import click
 from llmos.kernel.config import Config, load_config
 from llmos.kernel.protocol import Resume, Run
 
-from .connection import reach_kernel, retry_once
+from .connection import reach_kernel, run_client
+from .outlet import open_outlet
 from .prompt import Prompt
-from .screen import Screen
 from .service import start_daemon
 from .terminal import Terminal, run_detached
 
@@ -77,15 +77,17 @@ def make_request(
 
 def run_at_terminal(request: Run | Resume, name: str, *, keep: bool = False) -> int:
     """Run a process to its end at this terminal; returns the exit code."""
-    run = partial(_run, load_config(os.environ), request, name, keep)
-    return anyio.run(retry_once, run)
+    return run_client(partial(_run, load_config(os.environ), request, name, keep))
 
 
 async def _run(config: Config, request: Run | Resume, name: str, keep: bool) -> int:
     model = request.model if isinstance(request, Run) else None
-    async with reach_kernel(config, model=model, prepare=True) as connection:
+    async with (
+        reach_kernel(config, model=model, prepare=True) as connection,
+        open_outlet() as outlet,
+    ):
         prompt = Prompt(find_history(config, name))
-        return await Terminal(connection, Screen(), prompt, keep=keep).run(request)
+        return await Terminal(connection, outlet, prompt, keep=keep).run(request)
 
 
 def find_history(config: Config, app: str) -> Path:

@@ -1,21 +1,23 @@
 """What a terminal shows: a process's words on stdout, everything about them on stderr.
 
 Words go out as they come. On a terminal control characters are left out, so that no text that a
-model or a tool wrote can move the cursor; into a file or a pipe they go as they are. Streams are
-looked up at each write, because a prompt that waits for a line puts itself between.
+model or a tool wrote can move the cursor; into a file or a pipe they go as they are.
 """
 
 import os
 import sys
 
+from .outlet import Outlet
+
 MAX_RESULT_CHARS = 200
-_CONTROLS = {code: None for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
+CONTROLS = {code: None for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
 
 
 class Screen:
     """Keeps track of where the cursor is, so that notes start on a line of their own."""
 
-    def __init__(self) -> None:
+    def __init__(self, outlet: Outlet) -> None:
+        self._outlet = outlet
         self._out_is_terminal = sys.stdout.isatty()
         self._err_is_terminal = sys.stderr.isatty()
         plain = "NO_COLOR" in os.environ or os.environ.get("TERM") == "dumb"
@@ -23,25 +25,23 @@ class Screen:
         self._inside_line = False
 
     def write(self, text: str) -> None:
-        """Show a process's words at once."""
+        """Show a process's words as they come."""
         if not text:
             return
         self._inside_line = not text.endswith("\n")
-        sys.stdout.write(text.translate(_CONTROLS) if self._out_is_terminal else text)
-        sys.stdout.flush()
+        self._outlet.put(text.translate(CONTROLS) if self._out_is_terminal else text)
 
     def note(self, text: str) -> None:
         """Show one line about a process."""
-        line = " ".join(text.translate(_CONTROLS).split("\n"))
+        line = " ".join(text.translate(CONTROLS).split("\n"))
         self.start_line()
-        sys.stderr.write(f"\x1b[2m{line}\x1b[0m\n" if self._dim else f"{line}\n")
-        sys.stderr.flush()
+        self._outlet.put(f"\x1b[2m{line}\x1b[0m\n" if self._dim else f"{line}\n", is_error=True)
 
     def write_log(self, text: str) -> None:
         """Show what an app wrote past the syscalls."""
         self.start_line()
-        sys.stderr.write(text.translate(_CONTROLS) if self._err_is_terminal else text)
-        sys.stderr.flush()
+        text = text.translate(CONTROLS) if self._err_is_terminal else text
+        self._outlet.put(text, is_error=True)
 
     def note_tool(
         self, name: str, arguments: str, text: str, *, failed: bool, seconds: float
@@ -52,10 +52,15 @@ class Screen:
         outcome = f"failed: {text}" if failed else text
         self.note(f"· {name} {arguments} → {outcome} ({format_seconds(seconds)})")
 
+    def end_line(self) -> None:
+        """End a line of output that has no end yet."""
+        if self._inside_line:
+            self.write("\n")
+
     def start_line(self) -> None:
         """Leave a line of output that has no end yet, if people would see the two as one."""
-        if self._inside_line and self._out_is_terminal and self._err_is_terminal:
-            self.write("\n")
+        if self._out_is_terminal and self._err_is_terminal:
+            self.end_line()
 
 
 def format_seconds(seconds: float) -> str:

@@ -4,6 +4,7 @@ import fcntl
 import os
 import subprocess
 import sys
+from contextlib import aclosing
 from pathlib import Path
 
 import anyio
@@ -107,13 +108,20 @@ def _is_held(lock: Path) -> bool:
     return False
 
 
-async def _status(config: Config, as_json: bool) -> int:
+async def ask_status(config: Config) -> StatusReply | None:
+    """What the running kernel says of itself; None if there is none."""
     connection = await try_connect(config)
     if connection is None:
+        return None
+    async with aclosing(connection):
+        return await connection.request(ReadStatus(), StatusReply)
+
+
+async def _status(config: Config, as_json: bool) -> int:
+    reply = await ask_status(config)
+    if reply is None:
         show_failure(f"no kernel is running on {config.home}", "llmos start")
         return EXIT_STATE
-    reply = await connection.request(ReadStatus(), StatusReply)
-    await connection.aclose()
     if as_json:
         print_json(reply)
         return 0
@@ -123,6 +131,7 @@ async def _status(config: Config, as_json: bool) -> int:
         "state directory": reply.home,
         "processes": str(reply.num_processes),
         "models": ", ".join(reply.models) or "none loaded",
+        "store": reply.degraded or "works",
     }
     print_table(("kernel", ""), facts.items())
     return 0

@@ -9,33 +9,49 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
-MAX_WIDTH = 100_000
+from .screen import CONTROLS
+
 MIN_LAST_COLUMN = 10
 GAP = "  "
 
 
-def print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print aligned columns; the last one gives way where the terminal is narrow."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
+class Table:
+    """Aligned columns, in one part or in several; the last one gives way to a narrow terminal."""
 
-    cells = [[Text(cell.replace("\n", " ")) for cell in row] for row in rows]
-    fixed = [[len(name), *(row[at].cell_len for row in cells)] for at, name in enumerate(header)]
-    num_fixed = sum(max(widths) + len(GAP) for widths in fixed[:-1])
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in header:
-        table.add_column(name, no_wrap=True)
-    for row in cells:
-        if sys.stdout.isatty():
-            room = shutil.get_terminal_size().columns - num_fixed
-            row[-1].truncate(max(room, MIN_LAST_COLUMN), overflow="ellipsis")
-        table.add_row(*row)
-    console = Console(width=MAX_WIDTH, highlight=False)
-    with console.capture() as capture:
-        console.print(table)
-    lines = [line.rstrip() for line in capture.get().splitlines()]
-    sys.stdout.write("\n".join(lines) + "\n")
+    def __init__(self, header: Sequence[str]) -> None:
+        self._header: Sequence[str] | None = header
+        self._widths = [len(name) for name in header]
+
+    def format(self, rows: Iterable[Sequence[str]]) -> str:
+        """The next rows, the first ones under the header. A later row may widen its column."""
+        from rich.cells import cell_len, set_cell_size
+
+        cells = [[cell.replace("\n", " ") for cell in row] for row in rows]
+        if self._header is not None:
+            cells.insert(0, list(self._header))
+            self._header = None
+        for row in cells:
+            self._widths = [
+                max(pair) for pair in zip(self._widths, map(cell_len, row), strict=True)
+            ]
+        num_fixed = sum(self._widths[:-1]) + len(GAP) * (len(self._widths) - 1)
+        room = max(shutil.get_terminal_size().columns - num_fixed, MIN_LAST_COLUMN)
+        lines = []
+        for *firsts, last in cells:
+            if sys.stdout.isatty() and cell_len(last) > room:
+                last = set_cell_size(last, room - 1).rstrip() + "…"
+            columns = [
+                set_cell_size(cell, width)
+                for cell, width in zip(firsts, self._widths, strict=False)
+            ]
+            lines.append(GAP.join((*columns, last)).rstrip() + "\n")
+        return "".join(lines)
+
+
+def print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print aligned columns under a header."""
+    text = Table(header).format(rows)
+    sys.stdout.write(text.translate(CONTROLS) if sys.stdout.isatty() else text)
 
 
 def print_json(value: object) -> None:

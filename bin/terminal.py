@@ -1,10 +1,12 @@
 """A terminal at work: runs one process, shows what it writes, answers what it asks.
 
 The first Ctrl-C asks the process in front to stop and its words so far stay on the screen; the
-second leaves at once. A question starts the count anew.
+second leaves at once. A question starts the count anew. While a reader pauses nothing is taken from
+the kernel, until Ctrl-C: then the end of the process counts more than words that nobody reads.
 """
 
 import signal
+from contextlib import suppress
 from functools import partial
 
 import anyio
@@ -26,8 +28,9 @@ from llmos.kernel.protocol import (
 )
 from llmos.syscalls.errors import E_KERNEL, SyscallError, raise_reply
 
-from .connection import Connection
+from .connection import Connection, KernelGone
 from .failure import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_KILLED, show_error, show_failure
+from .outlet import Outlet
 from .prompt import Interrupted, Prompt
 from .screen import Screen
 
@@ -36,10 +39,11 @@ class Terminal:
     """One process at one terminal. With `keep`, Ctrl-C at its own prompt only clears the line."""
 
     def __init__(
-        self, connection: Connection, screen: Screen, prompt: Prompt, *, keep: bool = False
+        self, connection: Connection, outlet: Outlet, prompt: Prompt, *, keep: bool = False
     ) -> None:
         self._connection = connection
-        self._screen = screen
+        self._outlet = outlet
+        self._screen = Screen(outlet)
         self._prompt = prompt
         self._keep = keep
         self._pid = 0
@@ -69,6 +73,7 @@ class Terminal:
 
     async def _show_events(self, group: TaskGroup) -> int:
         while True:
+            await self._outlet.wait_for_room()
             try:
                 event = await self._connection.receive()
             except E_KERNEL as error:
@@ -80,6 +85,7 @@ class Terminal:
                     self._write(event.pid, event.text)
                 case Asked():
                     self._num_interrupts = 0
+                    self._outlet.hurry(False)
                     group.start_soon(self._answer, event)
                 case ToolRan():
                     note = partial(self._screen.note_tool, event.name, event.arguments, event.text)
@@ -91,7 +97,7 @@ class Terminal:
                 case Refused():
                     raise_reply(event.error)
                 case Ended():
-                    return self._finish(event)
+                    return await self._finish(event)
 
     def _write(self, pid: int, text: str) -> None:
         """Show words as they come; what is written behind a question is shown line by line."""
@@ -111,7 +117,7 @@ class Terminal:
             return error
         return E_KERNEL(f"{error.message}; fix: llmos run --resume {self._pid}")
 
-    def _finish(self, ended: Ended) -> int:
+    async def _finish(self, ended: Ended) -> int:
         """Show how it ended; returns the exit code."""
         exit = ended.exit
         for rest in self._unfinished.values():
@@ -120,6 +126,7 @@ class Terminal:
             self._screen.write(exit.result)
             self._screen.write("" if exit.result.endswith("\n") else "\n")
         self._screen.start_line()
+        await self._outlet.flush()
         if self._interrupted and exit.status == "killed":
             show_failure("interrupted")
             return EXIT_INTERRUPTED
@@ -139,6 +146,7 @@ class Terminal:
         self._screen.start_line()
         own = asked.pid == self._pid
         self._num_questions += 1
+        await self._outlet.flush()
         try:
             text = await self._prompt.ask(asked.prompt, asked.choices, own=own)
         except Interrupted as interrupted:
@@ -162,7 +170,9 @@ class Terminal:
     async def _interrupt(self) -> None:
         self._num_interrupts += 1
         self._interrupted = True
-        await self._connection.send(Interrupt())
+        self._outlet.hurry()
+        with suppress(KernelGone):  # which whoever reads from it sees as well
+            await self._connection.send(Interrupt())
 
 
 async def run_detached(connection: Connection, request: Run) -> int:

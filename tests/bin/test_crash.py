@@ -1,10 +1,11 @@
 """What nobody foresaw."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 
-from .conftest import SOURCE
+from .conftest import SOURCE, Llmos
 
 
 def crash(failure: str) -> "subprocess.CompletedProcess[str]":
@@ -32,3 +33,18 @@ def test_ctrl_c_while_modules_load_is_one_line() -> None:
     ran = crash("KeyboardInterrupt")
 
     assert (ran.returncode, ran.stderr) == (130, "llmos: interrupted\n")
+
+
+def test_a_stream_that_is_closed_leads_nowhere_and_not_into_the_store(llmos: Llmos) -> None:
+    command = f"{sys.executable} -m llmos.bin.cli run --model echo ask hello"
+    for closed in (">&-", "2>&-", "<&-", ">&- 2>&- <&-"):
+        ran = subprocess.run(
+            ["sh", "-c", f"{command} {closed}"],
+            env=llmos.environ,
+            cwd=llmos.work,
+            capture_output=True,
+            check=False,
+        )
+
+        assert ran.returncode == 0, ran.stderr
+    assert len(json.loads(llmos.run("ps", "--json").stdout)) == 4

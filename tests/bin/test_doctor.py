@@ -9,7 +9,9 @@ from llmos.kernel.config import Config
 def test_everything_is_looked_at_once(tmp_path: Path) -> None:
     found = [finding.what for finding in examine(Config(home=tmp_path))]
 
-    assert found == ["python", "torch", "transformers", "sqlite", "state directory", "model"]
+    assert found == [
+        "python", "torch", "transformers", "sqlite", "state directory", "store", "model",
+    ]  # fmt: skip
 
 
 def test_a_library_that_is_missing_comes_with_a_fix() -> None:

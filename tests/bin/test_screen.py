@@ -2,32 +2,51 @@
 
 import pytest
 
+from llmos.bin.outlet import open_outlet
 from llmos.bin.screen import MAX_RESULT_CHARS, Screen, format_seconds
 
-
-def test_words_go_into_a_pipe_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
-    Screen().write("a\x1b[31mb")
-
-    assert capsys.readouterr().out == "a\x1b[31mb"
+pytestmark = pytest.mark.anyio
 
 
-def test_a_note_is_one_line_without_control_characters(capsys: pytest.CaptureFixture[str]) -> None:
-    Screen().note("a\x1b[2J\nb\x07")
+async def test_words_go_into_a_pipe_as_they_are(capfd: pytest.CaptureFixture[str]) -> None:
+    async with open_outlet() as outlet:
+        Screen(outlet).write("a\x1b[31mb")
 
-    assert capsys.readouterr().err == "a[2J b\n"
+    assert capfd.readouterr().out == "a\x1b[31mb"
 
 
-def test_a_long_result_is_cut(capsys: pytest.CaptureFixture[str]) -> None:
-    Screen().note_tool("read_file", "{}", "x" * 500, failed=False, seconds=1.5)
+async def test_a_note_is_one_line_without_control_characters(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    async with open_outlet() as outlet:
+        Screen(outlet).note("a\x1b[2J\nb\x07")
 
-    shown = capsys.readouterr().err
+    assert capfd.readouterr().err == "a[2J b\n"
+
+
+async def test_a_long_result_is_cut(capfd: pytest.CaptureFixture[str]) -> None:
+    async with open_outlet() as outlet:
+        Screen(outlet).note_tool("read_file", "{}", "x" * 500, failed=False, seconds=1.5)
+
+    shown = capfd.readouterr().err
     assert shown == f"· read_file {{}} → {'x' * (MAX_RESULT_CHARS - 1)}… (1.5 s)\n"
 
 
-def test_a_failed_tool_says_so(capsys: pytest.CaptureFixture[str]) -> None:
-    Screen().note_tool("clock", "{}", "no zone x", failed=True, seconds=0.001)
+async def test_a_failed_tool_says_so(capfd: pytest.CaptureFixture[str]) -> None:
+    async with open_outlet() as outlet:
+        Screen(outlet).note_tool("clock", "{}", "no zone x", failed=True, seconds=0.001)
 
-    assert capsys.readouterr().err == "· clock {} → failed: no zone x (1.0 ms)\n"
+    assert capfd.readouterr().err == "· clock {} → failed: no zone x (1.0 ms)\n"
+
+
+async def test_a_line_is_ended_once(capfd: pytest.CaptureFixture[str]) -> None:
+    async with open_outlet() as outlet:
+        screen = Screen(outlet)
+        screen.write("no end")
+        screen.end_line()
+        screen.end_line()
+
+    assert capfd.readouterr().out == "no end\n"
 
 
 def test_times_have_the_unit_that_people_say() -> None:

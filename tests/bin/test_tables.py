@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 
-from llmos.bin.tables import print_json, print_table
+from llmos.bin.tables import Table, print_json, print_table
 
 
 def test_columns_are_aligned_and_lines_have_no_spaces_at_their_end(
@@ -28,3 +28,11 @@ def test_json_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     print_json([Pair(1, "a\nb")])
 
     assert capsys.readouterr().out == '[{"left":1,"right":"a\\nb"}]\n'
+
+
+def test_a_table_in_parts_keeps_its_columns() -> None:
+    table = Table(("PID", "APP"))
+
+    parts = [table.format(rows) for rows in ([("10000", "a")], [("1", "b")])]
+
+    assert parts == ["PID    APP\n10000  a\n", "1      b\n"]

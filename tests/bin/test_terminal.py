@@ -2,13 +2,16 @@
 
 import os
 import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import anyio
 import pytest
+from anyio.abc import TaskGroup
 
+from llmos.bin.outlet import Outlet, open_outlet
 from llmos.bin.prompt import Prompt
-from llmos.bin.screen import Screen
 from llmos.bin.terminal import Terminal, run_detached
 from llmos.kernel.protocol import (
     Asked,
@@ -42,50 +45,57 @@ def ended(
     return Ended(ProcessExit(7, status, code, result, printed=printed), error)
 
 
+@asynccontextmanager
+async def working() -> AsyncIterator[tuple[Outlet, TaskGroup]]:
+    """A place to write to, and one for tasks."""
+    async with open_outlet() as outlet, anyio.create_task_group() as group:
+        yield outlet, group
+
+
 async def play(home: Path, *events: ToTerminal) -> int:
     """The exit code of a terminal whose kernel says these events."""
-    async with connected() as (connection, kernel):
+    async with connected() as (connection, kernel), open_outlet() as outlet:
         await kernel.say(Started(7), *events)
-        return await Terminal(connection, Screen(), Prompt(home / "history")).run(RUN)
+        return await Terminal(connection, outlet, Prompt(home / "history")).run(RUN)
 
 
 async def test_words_go_to_stdout_and_notes_to_stderr(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     tool = ToolRan(7, "calculator", '{"expression": "17 * 23"}', "391", False, 0.0004)
 
     code = await play(tmp_path, Notice("queued"), tool, Output(7, "39"), Output(7, "1\n"), ended())
 
-    shown = capsys.readouterr()
+    shown = capfd.readouterr()
     assert (code, shown.out) == (0, "391\n")
     assert shown.err == 'queued\n· calculator {"expression": "17 * 23"} → 391 (0.4 ms)\n'
 
 
 async def test_what_main_returned_is_shown_if_nothing_was_printed(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     await play(tmp_path, ended(result="42"))
     await play(tmp_path, Output(7, "a\n"), ended(result="43", printed=True))
 
-    assert capsys.readouterr().out == "42\na\n"
+    assert capfd.readouterr().out == "42\na\n"
 
 
 async def test_an_error_is_shown_and_its_exit_code_returned(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     error = ErrorReply("E_CONTEXT", "the prompt has 9 tokens; fix: shorten it")
 
     code = await play(tmp_path, ended("failed", 5, error=error))
 
     assert code == 5
-    assert capsys.readouterr().err == "llmos: the prompt has 9 tokens\nfix: shorten it\n"
+    assert capfd.readouterr().err == "llmos: the prompt has 9 tokens\nfix: shorten it\n"
 
 
 async def test_a_killed_process_is_exit_code_7(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert await play(tmp_path, ended("killed", 7)) == 7
-    assert capsys.readouterr().err == "llmos: process 7 was killed\n"
+    assert capfd.readouterr().err == "llmos: process 7 was killed\n"
 
 
 async def test_a_refusal_is_raised(tmp_path: Path) -> None:
@@ -94,7 +104,7 @@ async def test_a_refusal_is_raised(tmp_path: Path) -> None:
 
 
 async def test_a_lost_kernel_tells_how_to_go_on(tmp_path: Path) -> None:
-    async with connected() as (connection, kernel), anyio.create_task_group() as group:
+    async with connected() as (connection, kernel), working() as (outlet, group):
 
         async def die() -> None:
             await kernel.hear()
@@ -103,12 +113,12 @@ async def test_a_lost_kernel_tells_how_to_go_on(tmp_path: Path) -> None:
 
         group.start_soon(die)
         with pytest.raises(E_KERNEL, match="llmos run --resume 7"):
-            await Terminal(connection, Screen(), Prompt(tmp_path / "history")).run(RUN)
+            await Terminal(connection, outlet, Prompt(tmp_path / "history")).run(RUN)
 
 
 async def test_a_question_without_anybody_to_answer_gets_the_end_of_input(tmp_path: Path) -> None:
-    async with connected() as (connection, kernel), anyio.create_task_group() as group:
-        terminal = Terminal(connection, Screen(), Prompt(tmp_path / "history"))
+    async with connected() as (connection, kernel), working() as (outlet, group):
+        terminal = Terminal(connection, outlet, Prompt(tmp_path / "history"))
         group.start_soon(terminal.run, RUN)
         await kernel.hear()
 
@@ -119,28 +129,29 @@ async def test_a_question_without_anybody_to_answer_gets_the_end_of_input(tmp_pa
 
 
 async def test_words_behind_a_question_come_line_by_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    async with connected() as (connection, _):
-        terminal = Terminal(connection, Screen(), Prompt(tmp_path / "history"))
+    async with connected() as (connection, _), open_outlet() as outlet:
+        terminal = Terminal(connection, outlet, Prompt(tmp_path / "history"))
         terminal._num_questions = 1
         terminal._write(8, "a")
         terminal._write(9, "x\ny")
         terminal._num_questions = 0
         terminal._write(8, "b\nc")
+        await outlet.flush()
 
-        assert capsys.readouterr().out == "x\nab\n"
+        assert capfd.readouterr().out == "x\nab\n"
         assert terminal._unfinished == {8: "c", 9: "y"}
 
 
 async def test_ctrl_c_interrupts_and_a_second_one_leaves(tmp_path: Path) -> None:
     codes: list[int] = []
 
-    async with connected() as (connection, kernel), anyio.create_task_group() as group:
+    async with connected() as (connection, kernel), working() as (outlet, group):
 
         async def run() -> None:
             prompt = Prompt(tmp_path / "history")
-            codes.append(await Terminal(connection, Screen(), prompt).run(RUN))
+            codes.append(await Terminal(connection, outlet, prompt).run(RUN))
 
         group.start_soon(run)
         await kernel.hear()
@@ -152,15 +163,15 @@ async def test_ctrl_c_interrupts_and_a_second_one_leaves(tmp_path: Path) -> None
 
 
 async def test_an_interrupted_process_keeps_its_words_and_is_exit_code_130(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     codes: list[int] = []
 
-    async with connected() as (connection, kernel), anyio.create_task_group() as group:
+    async with connected() as (connection, kernel), working() as (outlet, group):
 
         async def run() -> None:
             prompt = Prompt(tmp_path / "history")
-            codes.append(await Terminal(connection, Screen(), prompt).run(RUN))
+            codes.append(await Terminal(connection, outlet, prompt).run(RUN))
 
         group.start_soon(run)
         await kernel.hear()
@@ -168,7 +179,7 @@ async def test_an_interrupted_process_keeps_its_words_and_is_exit_code_130(
         await kernel.hear()
         await kernel.say(Output(7, "part"), ended("killed", 7, printed=True))
 
-    shown = capsys.readouterr()
+    shown = capfd.readouterr()
     assert (codes, shown.out, shown.err) == ([130], "part", "llmos: interrupted\n")
 
 
