@@ -1,52 +1,68 @@
 """A driver that runs a transformers model in an executor process of its own.
 
-The process is started on demand and again when it dies. What was being generated at that moment
-is then generated again from its seed, once, and what was already delivered is not delivered
-twice. Runs on asyncio: writes are buffered, so that ending a generation never has to wait.
+The process is started on demand, and again when it dies or hangs. Its generations then go on from
+the tokens that have arrived: prompt, tokens, seed and position decide the next token, so that the
+text is that of an undisturbed run. Runs on asyncio; every change of state is made at once, without
+waiting, and `_arrange` then tells the executor what follows from it.
 """
 
 import asyncio
 import itertools
-import os
-import socket
-import sys
+import logging
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from pathlib import Path
+from typing import TypeVar
 
-import anyio
+import msgspec
 
-import llmos
-from llmos.syscalls.errors import E_MODEL, raise_reply
+from llmos.syscalls.errors import (
+    E_CANCELLED,
+    E_CONTEXT,
+    E_MODEL,
+    ErrorReply,
+    SyscallError,
+    raise_reply,
+)
 
 from ..executor.protocol import (
+    MAX_FRAME_BYTES,
     Cancel,
     Done,
+    Embedded,
     Failed,
-    FrameDecoder,
-    FromExecutor,
-    FromKernel,
-    Generate,
+    Hint,
     Load,
-    Loaded,
-    LoadFailed,
     Output,
     Pause,
     Resume,
+    Scored,
     Token,
-    encode_frame,
 )
-from .driver import Finished, GenerationJob, ModelInfo, TextDelta
+from .driver import (
+    EmbeddedTexts,
+    EmbedJob,
+    Finished,
+    GenerationJob,
+    ModelInfo,
+    Note,
+    ScoredTexts,
+    ScoreJob,
+    TextDelta,
+    Wait,
+)
+from .life import LIMITS, Life, Limits
+from .trial import End, Flight, Item, Job, choose_running
 
-_MAX_ATTEMPTS = 2
-_READ_BYTES = 1 << 16
-
-
-class ExecutorDied(Exception):
-    """The executor process ended; the message says how."""
+_TOKEN_BYTES = 5  # of a token id in a frame, at most
+_OTHER_BYTES = 65_536  # of a request beside its job and tokens
+T = TypeVar("T")
+_log = logging.getLogger(__name__)
 
 
 class LocalDriver:
-    """One model in one process. `log` receives what the process writes to standard error."""
+    """One model in one process. `log` receives what the process writes to standard error;
+    `page_folder`, if any, keeps pages over its end."""
 
     def __init__(
         self,
@@ -56,19 +72,25 @@ class LocalDriver:
         device: str = "auto",
         dtype: str = "auto",
         max_model_len: int | None = None,
+        page_folder: Path | None = None,
+        limits: Limits = LIMITS,
     ) -> None:
-        self._load = Load(model, device, dtype, max_model_len)
+        folder = None if page_folder is None else str(page_folder)
+        self._load = Load(model, device, dtype, max_model_len, folder)
         self._log = log
+        self._limits = limits
         self._starting = asyncio.Lock()
-        self._executor: Executor | None = None
+        self._restarting: asyncio.Task[None] | None = None
+        self._life: Life | None = None
+        self._fingerprint = ""
+        self._warnings: tuple[str, ...] = ()
+        self._flights: dict[int, Flight] = {}
         self._paused: set[int] = set()
-        self._pids: dict[int, int] = {}
         self._ids = itertools.count(1)
 
     async def start(self) -> ModelInfo:
         """Start the process and load the model, if that has not been done. Raises E_MODEL."""
-        executor = await self._get_executor()
-        loaded = executor.loaded
+        loaded = (await self._get_life()).loaded
         return ModelInfo(
             name=self._load.model,
             driver="local",
@@ -79,218 +101,202 @@ class LocalDriver:
             fingerprint=loaded.fingerprint,
         )
 
-    async def _get_executor(self) -> "Executor":
+    async def _get_life(self) -> Life:
         async with self._starting:
-            if self._executor is None or self._executor.is_dead:
-                self._executor = await Executor.start(self._load, self._log)
-            return self._executor
+            if self._life is None:
+                self._life = life = await Life.start(self._load, self._log, self._limits)
+                seconds = self._limits.count_step_seconds(life.loaded)
+                life.attend(seconds, self._take, self._on_death)
+                if not self._fingerprint:
+                    self._fingerprint = life.loaded.fingerprint
+                    self._warnings = life.loaded.warnings
+            return self._life
 
     @property
     def process_id(self) -> int | None:
         """The operating system's number of the process that runs now."""
-        running = self._executor
-        return None if running is None or running.is_dead else running.process_id
+        life = self._life
+        return None if life is None or life.is_dead else life.process_id
 
-    async def generate(self, job: GenerationJob) -> AsyncGenerator[TextDelta | Finished, None]:
+    async def generate(
+        self, job: GenerationJob
+    ) -> AsyncGenerator[TextDelta | Note | Finished, None]:
         """Deltas, then Finished; closing it cancels within a step. Raises typed errors."""
-        delivered = ""
-        for attempt in range(_MAX_ATTEMPTS):
-            executor = await self._get_executor()
-            received = ""
-            try:
-                async for event in self._run(executor, job):
-                    if isinstance(event, Finished):
-                        yield event
-                        return
-                    received += event.text
-                    fresh = _skip_delivered(received, delivered)
-                    delivered += fresh
-                    if fresh:
-                        yield TextDelta(fresh, event.num_tokens)
-            except ExecutorDied as death:
-                if attempt + 1 == _MAX_ATTEMPTS:
-                    reason = f"the executor died twice ({death}); see {self._log}"
-                    raise E_MODEL(reason, partial=delivered) from None
+        async with aclosing(self._fly(job)) as items:
+            async for item in items:
+                if isinstance(item, TextDelta | Note | Finished):
+                    yield item
 
-    async def _run(
-        self, executor: "Executor", job: GenerationJob
-    ) -> AsyncGenerator[TextDelta | Finished, None]:
-        """One attempt. Raises ExecutorDied."""
-        number = next(self._ids)
-        self._pids[number] = job.pid
-        request = Generate(number, job.messages, job.tools, job.sampling, job.tenant)
-        outputs = executor.submit(request)
-        if job.pid in self._paused:
-            executor.send(Pause(number))
+    async def score(self, job: ScoreJob) -> ScoredTexts:
+        """The scores; a cancel is told to the executor. Raises typed errors."""
+        return await self._measure(job, ScoredTexts)
+
+    async def embed(self, job: EmbedJob) -> EmbeddedTexts:
+        """The vectors; a cancel is told to the executor. Raises typed errors."""
+        return await self._measure(job, EmbeddedTexts)
+
+    async def _measure(self, job: Job, kind: type[T]) -> T:
+        async with aclosing(self._fly(job)) as items:
+            async for item in items:
+                if isinstance(item, kind):
+                    return item
+        raise AssertionError("a flight ends with its result or an error")
+
+    async def _fly(self, job: Job) -> AsyncGenerator[Item, None]:
+        """What comes of a job, to its end."""
+        flight = Flight(next(self._ids), job)
+        self._flights[flight.number] = flight
+        self._arrange()
         try:
             while True:
-                output = await outputs.get()
-                match output:
-                    case None:
-                        raise ExecutorDied(executor.obituary)
-                    case Failed():
-                        raise_reply(output.error)
-                    case Token():
-                        yield TextDelta(output.text, output.num_tokens)
-                    case Done():
-                        yield _make_finished(output)
-                        return
+                item = await flight.items.get()
+                if isinstance(item, ErrorReply):
+                    raise_reply(item)
+                yield item
+                if isinstance(item, End):
+                    return
         finally:
-            del self._pids[number]
-            executor.forget(number)
+            if self._flights.pop(flight.number, None):
+                if flight.is_sent and self._life:
+                    self._life.send(Cancel(flight.number))
+                self._arrange()
 
     def pause(self, pid: int) -> None:
         """Take this process's generations out of the batch until `resume`."""
         self._paused.add(pid)
-        for number in self._list_numbers(pid):
-            self._send(Pause(number))
+        self._arrange()
 
     def resume(self, pid: int) -> None:
         """Let this process's generations go on."""
         self._paused.discard(pid)
-        for number in self._list_numbers(pid):
-            self._send(Resume(number))
+        self._arrange()
 
-    def _list_numbers(self, pid: int) -> list[int]:
-        return [number for number, owner in self._pids.items() if owner == pid]
+    def hint(self, pid: int, kind: Wait, expected_idle_seconds: float | None = None) -> None:
+        """Tell the executor what the process's pages are worth from now."""
+        if self._life:
+            self._life.send(Hint(pid, kind, expected_idle_seconds))
 
-    def _send(self, message: FromKernel) -> None:
-        if self._executor and not self._executor.is_dead:
-            self._executor.send(message)
+    def _arrange(self) -> None:
+        """Tell the executor who runs now; start one if there is none.
+
+        Who is held is told first, so that a suspect is alone from its first step on.
+        """
+        chosen = choose_running(self._flights.values(), self._paused)
+        life = self._life
+        if life is None:
+            if chosen and self._restarting is None:
+                self._restarting = asyncio.create_task(self._restart())
+            return
+        if life.is_dead:
+            return  # _on_death is about to be called
+        num_flights = len(self._flights)
+        for flight in sorted(self._flights.values(), key=chosen.__contains__):
+            self._place(life, flight, is_chosen=flight in chosen)
+        life.has_work = any(flight.is_running for flight in self._flights.values())
+        if len(self._flights) < num_flights:
+            self._arrange()  # one could not be sent: the next may take its place
+
+    def _place(self, life: Life, flight: Flight, *, is_chosen: bool) -> None:
+        if not flight.is_sent:
+            if is_chosen:
+                self._submit(life, flight)
+        elif flight.is_held == is_chosen:
+            flight.is_held = not is_chosen
+            life.send(Resume(flight.number) if is_chosen else Pause(flight.number))
+
+    def _submit(self, life: Life, flight: Flight) -> None:
+        """Send a generation with what it has so far, if that is sure to fit in a frame."""
+        job, window = flight.job, life.loaded.max_model_len
+        size_bytes = len(msgspec.msgpack.encode(job))
+        max_tokens = job.sampling.max_tokens if isinstance(job, GenerationJob) else 0
+        token_bytes = _TOKEN_BYTES * (window if max_tokens is None else min(window, max_tokens))
+        room_bytes = MAX_FRAME_BYTES - min(token_bytes, MAX_FRAME_BYTES // 2) - _OTHER_BYTES
+        if size_bytes > room_bytes:
+            sizes = f"has {size_bytes} bytes; the executor takes {room_bytes}"
+            error = E_CONTEXT(f"the conversation {sizes}, the window holds {window} tokens")
+            self._end(flight, error)
+            return
+        for warning in self._warnings:
+            flight.note(f"{self._name}: {warning}")
+        self._warnings = ()
+        life.send(flight.make_request())
+        flight.is_sent = True
+
+    @property
+    def _name(self) -> str:
+        return Path(self._load.model).name
+
+    def _take(self, output: Output) -> None:
+        """An output has come. Who ends or is cleared makes room for others."""
+        flight = self._flights.get(output.id)
+        if flight is None:
+            return
+        was_suspect = flight.is_suspect
+        match output:
+            case Token():
+                flight.take(output)
+                if was_suspect and not flight.is_suspect:
+                    self._arrange()
+                return
+            case Done():
+                flight.finish(output)
+            case Scored() | Embedded():
+                flight.measure(output)
+            case Failed():
+                flight.fail(output.error)
+        del self._flights[flight.number]
+        self._arrange()
+
+    def _end(self, flight: Flight, error: SyscallError) -> None:
+        del self._flights[flight.number]
+        flight.fail(error.reply())
+
+    def _on_death(self) -> None:
+        """The process is gone: find the culprit or the suspects, and start another one."""
+        if self._life is None:
+            return  # it was closed
+        way, self._life = self._life.obituary, None
+        _log.warning("the executor of %s died (%s)", self._load.model, way)
+        for flight in tuple(self._flights.values()):
+            if flight.is_running and flight.is_suspect:
+                reason = f"the executor died twice of this generation ({way}); see {self._log}"
+                self._end(flight, E_MODEL(reason, partial=flight.text))
+            elif flight.is_running:
+                flight.accuse()
+            flight.leave_executor()
+        one_per_process = {flight.job.pid: flight for flight in self._flights.values()}
+        for flight in one_per_process.values():
+            flight.note(f"{self._name}: the executor died ({way}) and is started again")
+        self._arrange()
+
+    async def _restart(self) -> None:
+        """Bring a process up for the generations that wait."""
+        try:
+            life = await self._get_life()
+        except SyscallError as error:
+            for flight in tuple(self._flights.values()):
+                self._end(flight, error)
+        else:
+            self._check_unchanged(life.loaded.fingerprint)
+        self._restarting = None
+        self._arrange()
+
+    def _check_unchanged(self, fingerprint: str) -> None:
+        """A text that was begun by other weights is not continued."""
+        if fingerprint != self._fingerprint:
+            self._fingerprint = fingerprint
+            for flight in tuple(self._flights.values()):
+                if flight.tokens:
+                    reason = "the model's files changed while the executor was started again"
+                    self._end(flight, E_MODEL(reason, partial=flight.text))
 
     async def aclose(self) -> None:
         """End the process and with it every generation."""
-        if self._executor:
-            await self._executor.aclose()
-
-
-class Executor:
-    """One life of the process: its socket, and who waits for which generation."""
-
-    loaded: Loaded
-
-    def __init__(
-        self,
-        process: asyncio.subprocess.Process,
-        reader: asyncio.StreamReader,
-        writer: asyncio.StreamWriter,
-    ) -> None:
-        self._process = process
-        self._reader = reader
-        self._writer = writer
-        self._frames: FrameDecoder[FromExecutor] = FrameDecoder(FromExecutor)  # type: ignore[arg-type]
-        self._waiting: dict[int, asyncio.Queue[Output | None]] = {}
-        self._task: asyncio.Task[None] | None = None
-        self.is_dead = False
-
-    @classmethod
-    async def start(cls, load: Load, log: Path) -> "Executor":
-        """Start a process and load the model. Raises E_MODEL, with the process ended."""
-        ours, theirs = socket.socketpair()
-        with theirs:
-            process = await _spawn(theirs, log)
-        executor = cls(process, *await asyncio.open_unix_connection(sock=ours))
-        try:
-            executor.loaded = await executor._wait_loaded(load, log)
-            executor._task = asyncio.create_task(executor._deliver())
-        finally:
-            if executor._task is None:
-                await executor.aclose()
-        return executor
-
-    async def _wait_loaded(self, load: Load, log: Path) -> Loaded:
-        self.send(load)
-        while data := await self._reader.read(_READ_BYTES):
-            for message in self._frames.feed(data):
-                if isinstance(message, LoadFailed):
-                    raise_reply(message.error)
-                if isinstance(message, Loaded):
-                    return message
-        await self._process.wait()
-        raise E_MODEL(f"the executor died while loading ({self.obituary}); see {log}")
-
-    async def _deliver(self) -> None:
-        """Hand messages to who waits for them; at the end tell everybody."""
-        try:
-            while data := await self._reader.read(_READ_BYTES):
-                for message in self._frames.feed(data):
-                    if isinstance(message, Token | Done | Failed) and message.id in self._waiting:
-                        self._waiting[message.id].put_nowait(message)
-        except ConnectionError:
-            pass
-        self.is_dead = True
-        self._writer.close()
-        await self._process.wait()
-        for queue in self._waiting.values():
-            queue.put_nowait(None)
-
-    @property
-    def process_id(self) -> int:
-        """The operating system's number of the process."""
-        return self._process.pid
-
-    @property
-    def obituary(self) -> str:
-        """How the process ended."""
-        code = self._process.returncode
-        return f"signal {-code}" if code is not None and code < 0 else f"exit {code}"
-
-    def submit(self, request: Generate) -> "asyncio.Queue[Output | None]":
-        """Send a request; its outputs come in order, None if the process dies."""
-        queue: asyncio.Queue[Output | None] = asyncio.Queue()
-        self._waiting[request.id] = queue
-        if self.is_dead:
-            queue.put_nowait(None)
-        else:
-            self.send(request)
-        return queue
-
-    def forget(self, number: int) -> None:
-        """Nobody waits for this generation any more: cancel it if it still runs."""
-        del self._waiting[number]
-        if not self.is_dead:
-            self.send(Cancel(number))
-
-    def send(self, message: FromKernel) -> None:
-        """Queue a message; never waits."""
-        self._writer.write(encode_frame(message))
-
-    async def aclose(self) -> None:
-        """End the process now; it holds nothing that must be saved."""
-        if self._process.returncode is None:
-            self._process.terminate()
-        with anyio.CancelScope(shield=True):
-            await self._process.wait()
-            if self._task:
-                await self._task
-        self.is_dead = True
-        self._writer.close()
-
-
-async def _spawn(connection: socket.socket, log: Path) -> asyncio.subprocess.Process:
-    """Start a worker with its end of the socket, its output in the log."""
-    home = str(Path(llmos.__file__).parent.parent)
-    path = os.pathsep.join(filter(None, (home, os.environ.get("PYTHONPATH"))))
-    log.parent.mkdir(parents=True, exist_ok=True)
-    fd = connection.fileno()
-    with log.open("ab") as output:
-        return await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "llmos.kernel.executor.worker", "--fd", str(fd)),
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            pass_fds=(fd,),
-            env={**os.environ, "PYTHONPATH": path},
-            start_new_session=True,
-        )
-
-
-def _skip_delivered(received: str, delivered: str) -> str:
-    """The part of a second attempt's text that is new. Raises E_MODEL if the attempts differ."""
-    if not received.startswith(delivered) and not delivered.startswith(received):
-        raise E_MODEL("the executor died, and the text went another way afterwards")
-    return received[len(delivered) :]
-
-
-def _make_finished(done: Done) -> Finished:
-    return Finished(done.text, done.tool_calls, done.finish_reason, done.usage)
+        for flight in tuple(self._flights.values()):
+            self._end(flight, E_CANCELLED("the model is given back", partial=flight.text))
+        if self._restarting:
+            self._restarting.cancel()
+            await asyncio.wait([self._restarting])
+        life, self._life = self._life, None
+        if life:
+            await life.aclose()

@@ -1,143 +1,141 @@
 """Messages to token ids, by the chat template that comes with the model.
 
-Templates are rendered in transformers' Jinja sandbox, and their output is capped. A special
-token's text inside a message is text: it is marked before rendering and encoded apart, so that
-nobody can end a turn or open another one by writing `<|im_end|>`.
+A control token's text inside a message is text: it is marked before rendering and encoded apart,
+so that nobody can end a turn or open another one by writing `<|im_end|>`. Control tokens are the
+tokenizer's special ones and the tags that its template writes, such as `<tool_call>`; only what
+the assistant said may hold tags.
 """
 
 import json
 import re
+from collections.abc import Iterable
 from typing import Any
 
-import jinja2
-from transformers.utils.chat_template_utils import _compile_jinja_template
-
-from llmos.syscalls.errors import E_ARG, E_CONTEXT, E_MODEL
+from llmos.syscalls.errors import E_ARG, E_CONTEXT
 from llmos.syscalls.types import Message, ToolCall, ToolSpec
 
-MAX_RENDERED_CHARS = 4_000_000
-_FALLBACK = (
-    "{% for message in messages %}{{ message.role }}: {{ message.content }}\n{% endfor %}assistant:"
-)
-_TEMPLATE_FAULTS = (
-    jinja2.TemplateError,
-    ArithmeticError,
-    AttributeError,
-    LookupError,
-    MemoryError,
-    RecursionError,
-    TypeError,
-    ValueError,
-)
+from .template import MAX_RENDERED_CHARS, ChatTemplate
+
+_TAG = re.compile(r"[<\[|]\S+[>\]|]")
 
 
 class ChatEncoder:
-    """A tokenizer and its chat template. Models without one get `role: content` lines."""
+    """A tokenizer and its chat template."""
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
-        self._has_template = bool(tokenizer.chat_template)
-        specials = sorted(
-            (one.content for one in tokenizer.added_tokens_decoder.values() if one.special),
-            key=len,
-            reverse=True,
-        )
-        self._special = re.compile("|".join(map(re.escape, specials)) or r"(?!)")
+        self._template = ChatTemplate(tokenizer)
+        added = tokenizer.added_tokens_decoder.values()
+        source = str(tokenizer.chat_template)
+        tags = {one.content for one in added if _TAG.fullmatch(one.content)}
+        self._specials = {one.content for one in added if one.special}
+        self._special = _match_any(self._specials)
+        self._control = _match_any(self._specials | {tag for tag in tags if tag in source})
 
     @property
     def template_text(self) -> str:
         """The source of the template that a conversation with tools uses."""
-        return str(self._choose_template(with_tools=True))
+        return self._template.text
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Lines for the person who chose the model."""
+        return self._template.warnings
 
     def encode(self, messages: tuple[Message, ...], tools: tuple[ToolSpec, ...]) -> list[int]:
         """The prompt's token ids, up to where the assistant's turn begins.
 
         Raises E_ARG for messages that the template refuses, E_CONTEXT for text past the cap,
-        E_MODEL for a template that fails.
+        E_MODEL for a template that fails or does not end.
         """
-        data: list[Any] = [[_describe_message(one) for one in messages], _describe_tools(tools)]
-        opening, closing = _pick_marks(json.dumps(data, ensure_ascii=False))
-        marked = self._mark(data, opening, closing)
-        text = self._render_or_merge(marked[0], marked[1])
+        num_chars = sum(len(message.content) for message in messages)
+        if num_chars > MAX_RENDERED_CHARS:
+            raise E_CONTEXT(
+                f"the messages have {num_chars} characters; a prompt holds {MAX_RENDERED_CHARS}"
+            )
+        given = [_describe_message(one) for one in messages]
+        tooling = _describe_tools(tools)
+        opening, closing = _pick_marks(json.dumps([given, tooling], ensure_ascii=False))
+        marks = opening + r"\g<0>" + closing
+        marked = [
+            _mark(one, self._special if one["role"] == "assistant" else self._control, marks)
+            for one in given
+        ]
+        text = self._render_or_merge(marked, _mark(tooling, self._control, marks))
         return self._encode_marked(text, opening, closing)
 
-    def _render_or_merge(self, messages: list[Any], tools: Any) -> str:
+    def encode_answer(self, text: str) -> list[int]:
+        """The token ids of a text where the assistant's turn has begun; special tokens are text."""
+        return self._encode_piece(text, as_text=True, is_first=False)
+
+    def _render_or_merge(self, messages: list[Any], tools: list[Any]) -> str:
         """Some templates refuse a system message: its text then opens the user's first."""
         try:
-            return self._render(messages, tools)
+            return self._template.render(messages, tools)
         except E_ARG:
             if len(messages) < 2 or messages[0]["role"] != "system":
                 raise
             first = {**messages[1]}
             first["content"] = f"{messages[0]['content']}\n\n{first['content']}"
-            return self._render([first, *messages[2:]], tools)
-
-    def _choose_template(self, *, with_tools: bool) -> Any:
-        if not self._has_template:
-            return _FALLBACK
-        try:
-            return self._tokenizer.get_chat_template(None, tools=[{}] if with_tools else None)
-        except ValueError as error:
-            raise E_MODEL(f"no chat template can be chosen: {error}") from None
-
-    def _render(self, messages: list[Any], tools: Any) -> str:
-        pieces: list[str] = []
-        num_chars = 0
-        try:
-            template = _compile_jinja_template(self._choose_template(with_tools=bool(tools)))
-            for piece in template.generate(
-                messages=messages,
-                tools=tools or None,
-                add_generation_prompt=True,
-                **self._tokenizer.special_tokens_map,
-            ):
-                pieces.append(piece)
-                num_chars += len(piece)
-                if num_chars > MAX_RENDERED_CHARS:
-                    raise E_CONTEXT(f"the prompt is over {MAX_RENDERED_CHARS} characters long")
-        except _TEMPLATE_FAULTS as error:
-            if type(error) is jinja2.TemplateError:
-                reason = f"the model's chat template refuses these messages: {error}"
-                raise E_ARG(reason, field="messages") from None
-            raise E_MODEL(f"the chat template fails: {error}") from None
-        return "".join(pieces)
-
-    def _mark(self, value: Any, opening: str, closing: str) -> Any:
-        """The same value with marks around each special token's text in its strings."""
-        if isinstance(value, str):
-            return self._special.sub(lambda match: opening + match[0] + closing, value)
-        if isinstance(value, dict):
-            return {
-                self._mark(key, opening, closing): self._mark(item, opening, closing)
-                for key, item in value.items()
-            }
-        if isinstance(value, list):
-            return [self._mark(item, opening, closing) for item in value]
-        return value
+            return self._template.render([first, *messages[2:]], tools)
 
     def _encode_marked(self, text: str, opening: str, closing: str) -> list[int]:
         """Token ids, with marked pieces as plain text. A mark that lost its partner is dropped."""
-        pieces = re.split(f"{opening}({self._special.pattern}){closing}|[{opening}{closing}]", text)
+        pieces = re.split(f"{opening}({self._control.pattern}){closing}|[{opening}{closing}]", text)
         ids = self._encode_piece(pieces[0] or "", as_text=False, is_first=True)
         for index, piece in enumerate(pieces[1:], 1):
-            if piece:
-                ids += self._encode_piece(piece, as_text=index % 2 == 1, is_first=False)
+            if piece and index % 2:
+                ids += self._encode_control(piece)
+            elif piece:
+                ids += self._encode_piece(piece, as_text=False, is_first=False)
         return ids
 
+    def _encode_control(self, piece: str) -> list[int]:
+        """A control token's text as text. The tokenizer has no option for tags: halves are none."""
+        middle = 0 if piece in self._specials else len(piece) // 2
+        return [
+            token
+            for part in (piece[:middle], piece[middle:])
+            if part
+            for token in self._encode_piece(part, as_text=True, is_first=False)
+        ]
+
     def _encode_piece(self, piece: str, *, as_text: bool, is_first: bool) -> list[int]:
-        """A later piece follows a newline that is taken off again: some tokenizers add a space
-        to the beginning of a text."""
+        """A later piece follows a character that is taken off again: some tokenizers add a space
+        to the beginning of a text. Two are tried, as the piece may merge with the first."""
 
         def encode(text: str) -> list[int]:
-            begins = is_first and not self._has_template
+            begins = is_first and not self._template.exists
             ids = self._tokenizer.encode(
                 text, add_special_tokens=begins, split_special_tokens=as_text
             )
             return list(ids)
 
-        newline = [] if is_first else encode("\n")
-        joined = encode("\n" + piece) if newline else encode(piece)
-        return joined[len(newline) :] if joined[: len(newline)] == newline else encode(piece)
+        for before in () if is_first else ("\n", "|"):
+            taken = encode(before)
+            joined = encode(before + piece)
+            if joined[: len(taken)] == taken:
+                return joined[len(taken) :]
+        return encode(piece)
+
+
+def _match_any(texts: Iterable[str]) -> re.Pattern[str]:
+    """A pattern of one of the texts, the longest that fits."""
+    longest_first = sorted(texts, key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
+
+
+def _mark(value: Any, control: re.Pattern[str], marks: str) -> Any:
+    """The same value with each match in its strings replaced by `marks`."""
+    if isinstance(value, str):
+        return control.sub(marks, value)
+    if isinstance(value, dict):
+        return {
+            _mark(key, control, marks): _mark(item, control, marks) for key, item in value.items()
+        }
+    if isinstance(value, list):
+        return [_mark(item, control, marks) for item in value]
+    return value
 
 
 def _pick_marks(text: str) -> tuple[str, str]:

@@ -33,6 +33,10 @@ class Detokenizer:
         self._ids.append(token)
         return self._take(whole=len(self._ids) - self._end >= _MAX_HELD_TOKENS)
 
+    def show(self, token: int) -> str:
+        """A token alone; a part of a character is a replacement character."""
+        return str(self._decode([token], skip_special_tokens=False))
+
     def finish(self) -> str:
         """What is left, with replacement characters for incomplete ones."""
         return self._take(whole=True)

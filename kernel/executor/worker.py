@@ -11,21 +11,44 @@ import os
 import signal
 import socket
 import sys
+import time
+import traceback
+from collections.abc import Sequence
 
 from llmos.syscalls.errors import E_MODEL, SyscallError
 
 from .protocol import (
     Cancel,
     Channel,
+    Done,
+    Embed,
+    FromExecutor,
     FromKernel,
     Generate,
+    Heartbeat,
+    Hint,
     Load,
     LoadFailed,
     Pause,
     Resume,
+    Score,
     Stats,
+    Token,
 )
 
+_HEARTBEAT_SECONDS = 1.0
+_LOAD_FAULTS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    ImportError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
 _PR_SET_PDEATHSIG = 1
 _ENVIRONMENT = {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
@@ -71,8 +94,12 @@ def serve(channel: Channel) -> int:
     except SyscallError as error:
         channel.send([LoadFailed(error.reply())])
         return 1
-    for message in rest:
-        loop.take(message)
+    except _LOAD_FAULTS as error:
+        traceback.print_exc()
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        channel.send([LoadFailed(E_MODEL(f"{first.model} cannot be loaded: {reason}").reply())])
+        return 1
+    loop.accept(rest)
     while True:
         loop.turn()
 
@@ -91,22 +118,37 @@ class _Loop:
         self._channel = channel
         self._engine = Engine(spec)
         self._is_checked = True
-        channel.send([self._engine.loaded])
+        self._sent_at = 0.0
+        self._send([self._engine.loaded])
 
     def turn(self) -> None:
-        """Take in what has arrived, then make one step; when idle, check the pages and wait."""
+        """Take in what has arrived, then make one step; when idle, see to the pages and wait."""
         has_work = self._engine.has_work
         if not has_work and not self._is_checked:
             self._engine.check_integrity()
         self._is_checked = not has_work
-        for message in self._channel.receive(wait=not has_work):
-            self.take(message)
-        self._channel.send(list(self._engine.step()))
+        is_resting = not has_work and not self._engine.rest()
+        self.accept(self._channel.receive(wait=is_resting))
+        self._send(join_ends(self._engine.step()))
 
-    def take(self, message: FromKernel) -> None:
-        """Act on one message."""
+    def accept(self, messages: list[FromKernel]) -> None:
+        """Act on messages in order; each may take a while."""
+        for message in messages:
+            self._take(message)
+            self._send([])
+
+    def _send(self, messages: list[FromExecutor]) -> None:
+        """Send messages; none for a second is a sign of life."""
+        now = time.monotonic()
+        if not messages and now - self._sent_at >= _HEARTBEAT_SECONDS:
+            messages = [Heartbeat()]
+        if messages:
+            self._channel.send(messages)
+            self._sent_at = now
+
+    def _take(self, message: FromKernel) -> None:
         match message:
-            case Generate():
+            case Generate() | Score() | Embed():
                 self._engine.submit(message)
             case Cancel():
                 self._engine.cancel(message.id)
@@ -114,10 +156,21 @@ class _Loop:
                 self._engine.pause(message.id)
             case Resume():
                 self._engine.resume(message.id)
+            case Hint():
+                self._engine.hint(message)
             case Stats():
-                self._channel.send([self._engine.collect_stats()])
+                self._send([self._engine.collect_stats()])
             case Load():
                 raise ValueError("a second Load")
+
+
+def join_ends(outputs: Sequence[FromExecutor]) -> list[FromExecutor]:
+    """Outputs without the text that a generation's result brings with it.
+
+    Sent apart, the two could be parted by a death, and the text have its end and not know it.
+    """
+    ended = {output.id for output in outputs if isinstance(output, Done)}
+    return [one for one in outputs if not (isinstance(one, Token) and one.id in ended)]
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from llmos.kernel.executor.chat import ChatEncoder
 from llmos.syscalls.errors import E_ARG, E_CONTEXT, E_MODEL
 from llmos.syscalls.types import Message, ToolCall, ToolSpec
 
+NESTED_LOOPS = "{% for a in range(99999) %}" * 3 + "{% set b = a %}" + "{% endfor %}" * 3
 TOOL = ToolSpec("clock", "Tells <|im_end|> the time", '{"type": "object", "properties": {}}')
 
 
@@ -86,6 +87,7 @@ def test_a_system_message_that_the_template_refuses_opens_the_users(tokenizer: A
         ("{% for", E_MODEL),
         ("{{ ''.__class__.__mro__ }}", E_MODEL),
         ("{% for i in range(99999) %}{{ 'x' * 99 }}{% endfor %}", E_CONTEXT),
+        (NESTED_LOOPS, E_MODEL),
     ],
 )
 def test_a_template_that_cannot_be_used_is_a_typed_error(

@@ -1,41 +1,73 @@
 """The local driver, with a real executor process and a tiny random model."""
 
-import contextlib
 import os
-import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing
 from pathlib import Path
+from signal import SIGKILL, SIGSTOP
 
 import anyio
+import msgspec
 import pytest
 
-from llmos.kernel.drivers.driver import Finished, GenerationJob, TextDelta
+from llmos.kernel.drivers.driver import Finished, GenerationJob, Note, TextDelta
+from llmos.kernel.drivers.life import LIMITS, Limits
 from llmos.kernel.drivers.local import LocalDriver
-from llmos.syscalls.errors import E_CONTEXT, E_MODEL
+from llmos.kernel.executor.protocol import Loaded
+from llmos.syscalls.errors import E_CANCELLED, E_CONTEXT, E_MODEL
 from llmos.syscalls.types import Message, Sampling
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 
-def make_job(text: str, num_tokens: int, *, pid: int = 1, seed: int = 3) -> GenerationJob:
-    sampling = Sampling(max_tokens=num_tokens, temperature=0.8, seed=seed)
+MakeCopy = Callable[[str], Path]
+
+
+def make_job(
+    text: str, num_tokens: int, *, pid: int = 1, seed: int = 3, temperature: float = 0.8
+) -> GenerationJob:
+    sampling = Sampling(max_tokens=num_tokens, temperature=temperature, seed=seed)
     return GenerationJob((Message("user", text),), sampling=sampling, pid=pid)
 
 
-async def read_all(driver: LocalDriver, job: GenerationJob) -> tuple[str, Finished]:
+async def read_all(
+    driver: LocalDriver,
+    job: GenerationJob,
+    *,
+    at_first_delta: Callable[[], None] = lambda: None,
+    at_every_delta: Callable[[], None] = lambda: None,
+    notes: list[str] | None = None,
+) -> tuple[str, Finished]:
     text = ""
     async for event in driver.generate(job):
-        if isinstance(event, Finished):
-            return text, event
-        text += event.text
+        match event:
+            case Finished():
+                return text, event
+            case Note():
+                (notes if notes is not None else []).append(event.text)
+            case TextDelta():
+                if not text:
+                    at_first_delta()
+                at_every_delta()
+                text += event.text
     raise AssertionError("no Finished")
 
 
+def send(driver: LocalDriver, signal: int) -> None:
+    """Send the executor a signal, if it lives."""
+    if driver.process_id:
+        os.kill(driver.process_id, signal)
+
+
 @pytest.fixture
-async def driver(qwen3: Path, tmp_path: Path) -> AsyncIterator[LocalDriver]:
-    driver = LocalDriver(str(qwen3), log=tmp_path / "executor.log")
-    yield driver
-    await driver.aclose()
+def log(tmp_path: Path) -> Path:
+    return tmp_path / "executor.log"
+
+
+@pytest.fixture
+async def driver(qwen3: Path, log: Path) -> AsyncIterator[LocalDriver]:
+    async with aclosing(LocalDriver(str(qwen3), log=log)) as driver:
+        yield driver
 
 
 async def test_a_generation_streams_its_text_and_finishes(driver: LocalDriver) -> None:
@@ -57,7 +89,7 @@ async def test_a_request_past_the_window_is_refused_and_the_next_one_runs(
 
 
 async def test_a_closed_generation_leaves_the_driver_usable(driver: LocalDriver) -> None:
-    async with contextlib.aclosing(driver.generate(make_job("hello", 400))) as events:
+    async with aclosing(driver.generate(make_job("hello", 400))) as events:
         assert isinstance(await anext(events), TextDelta)
 
     assert (await read_all(driver, make_job("hello", 2)))[0]
@@ -79,34 +111,178 @@ async def test_a_paused_process_waits_while_others_go_on(driver: LocalDriver) ->
     assert texts[7] == texts[8]
 
 
-async def test_a_killed_executor_is_replaced_and_no_text_comes_twice(driver: LocalDriver) -> None:
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+async def test_a_generation_goes_on_exactly_where_its_executor_died(
+    driver: LocalDriver, temperature: float
+) -> None:
+    job = make_job("tell me more", 300, temperature=temperature)
+    whole, uninterrupted = await read_all(driver, job)
+
+    text, finished = await read_all(driver, job, at_first_delta=lambda: send(driver, SIGKILL))
+
+    assert (text, finished.text) == (whole, whole)
+    assert finished.usage.completion_tokens == uninterrupted.usage.completion_tokens
+    assert finished.finish_reason == uninterrupted.finish_reason
+
+
+async def test_a_stop_string_is_found_on_the_border_of_two_executors(driver: LocalDriver) -> None:
     job = make_job("tell me more", 300)
     whole, _ = await read_all(driver, job)
-    text = ""
+    stop = whole[len(whole) // 2 :][:40]
+    sampling = msgspec.structs.replace(job.sampling, stop=(stop,))
 
-    async for event in driver.generate(job):
-        if isinstance(event, TextDelta):
-            if not text and driver.process_id:
-                os.kill(driver.process_id, signal.SIGKILL)
-            text += event.text
+    text, finished = await read_all(
+        driver,
+        msgspec.structs.replace(job, sampling=sampling),
+        at_first_delta=lambda: send(driver, SIGKILL),
+    )
+
+    assert (text, finished.finish_reason) == (whole[: whole.index(stop)], "stop")
+
+
+async def test_the_generation_that_kills_twice_is_an_error_and_the_others_complete(
+    driver: LocalDriver,
+) -> None:
+    jobs = [make_job("tell me more", 300, pid=pid, seed=pid) for pid in range(2, 5)]
+    whole = [(await read_all(driver, job))[0] for job in jobs]
+    texts: dict[int, str] = {}
+
+    async def run(job: GenerationJob) -> None:
+        texts[job.pid] = (await read_all(driver, job))[0]
+
+    async with anyio.create_task_group() as tasks:
+        for job in jobs:
+            tasks.start_soon(run, job)
+        with pytest.raises(E_MODEL, match="signal 9"):
+            await read_all(
+                driver,
+                make_job("poison", 400, seed=5),
+                at_every_delta=lambda: send(driver, SIGKILL),
+            )
+
+    assert [texts[job.pid] for job in jobs] == whole
+
+
+async def test_a_generation_that_is_paused_over_a_death_goes_on(driver: LocalDriver) -> None:
+    job = make_job("tell me more", 300)
+    whole, _ = await read_all(driver, job)
+
+    def pause_and_kill() -> None:
+        driver.pause(job.pid)
+        send(driver, SIGKILL)
+
+    async with anyio.create_task_group() as tasks:
+
+        async def resume_later() -> None:
+            await read_all(driver, make_job("hello", 4, pid=9))
+            driver.resume(job.pid)
+
+        tasks.start_soon(resume_later)
+        text, _ = await read_all(driver, job, at_first_delta=pause_and_kill)
 
     assert text == whole
 
 
-async def test_an_executor_that_dies_twice_is_an_error_with_the_way_it_died(
+async def test_a_text_is_not_continued_by_other_weights(make_copy: MakeCopy, log: Path) -> None:
+    folder = make_copy("qwen3")
+    driver = LocalDriver(str(folder), log=log)
+
+    def change_and_kill() -> None:
+        weights = folder / "model.safetensors"
+        weights.write_bytes(weights.read_bytes()[:-4] + b"\0\0\0\0")
+        send(driver, SIGKILL)
+
+    async with aclosing(driver):
+        with pytest.raises(E_MODEL, match="files changed"):
+            await read_all(driver, make_job("tell me more", 400), at_first_delta=change_and_kill)
+
+        assert (await read_all(driver, make_job("hello", 2)))[0]
+
+
+async def test_closing_ends_what_runs(driver: LocalDriver) -> None:
+    async with anyio.create_task_group() as tasks:
+
+        def close() -> None:
+            tasks.start_soon(driver.aclose)
+
+        with pytest.raises(E_CANCELLED):
+            await read_all(driver, make_job("tell me more", 400), at_first_delta=close)
+
+    assert driver.process_id is None
+
+
+async def test_an_executor_that_hangs_is_replaced_and_its_generation_goes_on(
+    qwen3: Path, log: Path
+) -> None:
+    job = make_job("tell me more", 300)
+    driver = LocalDriver(str(qwen3), log=log, limits=Limits(step_seconds=2))
+    async with aclosing(driver):
+        whole, _ = await read_all(driver, job)
+        notes: list[str] = []
+
+        text, _ = await read_all(
+            driver, job, at_first_delta=lambda: send(driver, SIGSTOP), notes=notes
+        )
+
+    assert text == whole
+    assert [("no step for 2 s" in note, "\n" in note) for note in notes] == [(True, False)]
+
+
+async def test_an_idle_executor_is_not_taken_for_a_hanging_one(qwen3: Path, log: Path) -> None:
+    driver = LocalDriver(str(qwen3), log=log, limits=Limits(step_seconds=0.2))
+    async with aclosing(driver):
+        await driver.start()
+        before = driver.process_id
+        await anyio.sleep(0.6)
+
+        await read_all(driver, make_job("hello", 4))
+
+        assert driver.process_id == before
+
+
+async def test_a_load_that_hangs_is_an_error(qwen3: Path, log: Path) -> None:
+    driver = LocalDriver(str(qwen3), log=log, limits=Limits(load_seconds=0.001))
+
+    with pytest.raises(E_MODEL, match=r"did not load within .* s"):
+        await driver.start()
+
+
+async def test_a_conversation_larger_than_a_frame_names_its_size_and_the_maximum(
     driver: LocalDriver,
 ) -> None:
-    async def kill_at_every_word() -> None:
-        async for _ in driver.generate(make_job("tell me more", 400, seed=5)):
-            if driver.process_id:
-                os.kill(driver.process_id, signal.SIGKILL)
+    one, many = (Message("user", "x" * (17 << 20)),), (Message("user", "x" * 1_000_000),) * 18
 
-    with pytest.raises(E_MODEL, match="signal 9"):
-        await kill_at_every_word()
+    for messages in (one, many):
+        with pytest.raises(E_CONTEXT, match=r"has 1[78]\d{6} bytes.*takes 167\d{5}.*512 tokens"):
+            await read_all(driver, GenerationJob(messages))
+
+    assert (await read_all(driver, make_job("hello", 2)))[0]
 
 
-async def test_a_model_that_cannot_be_loaded_is_one_line(tmp_path: Path) -> None:
-    driver = LocalDriver(str(tmp_path / "nowhere"), log=tmp_path / "executor.log")
+async def test_a_model_without_a_chat_template_says_so_once(make_copy: MakeCopy, log: Path) -> None:
+    folder = make_copy("qwen3")
+    (folder / "chat_template.jinja").unlink()
+    driver, notes = LocalDriver(str(folder), log=log), list[str]()
+
+    async with aclosing(driver):
+        for _ in range(2):
+            await read_all(driver, make_job("hello", 2), notes=notes)
+
+    assert len(notes) == 1
+    assert "no chat template" in notes[0]
+
+
+async def test_a_model_that_cannot_be_loaded_is_one_line(tmp_path: Path, log: Path) -> None:
+    driver = LocalDriver(str(tmp_path / "nowhere"), log=log)
 
     with pytest.raises(E_MODEL, match=r"no folder .*; fix:"):
         await driver.start()
+
+
+def test_the_limits_grow_with_the_model(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_bytes(bytes(2_000_000))
+    loaded = Loaded("m", "A", 8_000_000_000, 512, 16, 64, "", "cpu", "float32", 1.0)
+
+    assert LIMITS.count_load_seconds(str(tmp_path)) == 300.1
+    assert LIMITS.count_load_seconds("org/name") is None
+    assert LIMITS.count_step_seconds(loaded) == 140
