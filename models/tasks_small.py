@@ -46,7 +46,21 @@ WORLD = (
     "What is the meaning of life?", "Why is the sky blue?", "Who is the king of {c}?",
     "How old is the {w}?", "What is the best {w} in {c}?", "Give me advice about {w}.",
     "Write a poem about {w}.", "Write code for a {w}.", "What happened in {c}?",
+    "What is the weather today?", "What's the weather like in {c}?", "How is the weather?",
+    "Will it rain tomorrow?", "Is it cold in {c}?", "What is the temperature in {c}?",
+    "What is the news?", "Who is the {w} of {c}?", "What is the {w} of the {w2}?",
+    "What is the {w} today?", "Is {w} better than {w2}?", "Do you like {w}?", "Can you {w}?",
+    "Where can I buy a {w}?", "What should I {w} today?", "Who is {n}?", "What is {c} famous for?",
+    "Why is {n} {w}?", "What do {w}s eat?", "How much does a {w} cost?", "Fix my {w}.",
+    "How do you say {w} in {w2}?", "Is {n} a {w}?", "When does the {w} start?", "Sing {w}.",
+    "Recommend a {w}.", "What colour is the {w}?", "Which {w} should I buy?", "Define {w}.",
 )  # fmt: skip
+ODD_OPENINGS = (
+    "what is", "who is", "why", "why do", "how do I", "how does", "can you", "could you", "when",
+    "where can I", "do you know", "is", "are", "does", "which", "please", "explain", "I want",
+    "help me", "show me how", "what are", "what was", "who", "did", "should I", "give me", "find",
+)  # fmt: skip
+ODD_LINKS = "the a of to in and for with on my your this that it from about you we they not".split()
 ASK_STORY = (
     "Tell me a short story about a {t} named {n}.", "Tell me a story about a {t} called {n}.",
     "Write a short story about a {t} named {n}.", "A story about a {t} named {n}, please.",
@@ -92,10 +106,22 @@ def chat_small(talk: Talk) -> None:
 def admit_ignorance(talk: Talk) -> None:
     """A question about the world, which the model does not know."""
     text = write_sloppily(talk.rng, talk.rng.choice(WORLD))
+    if talk.rng.random() < 0.25:
+        text = _ask_oddly(talk)
     for slot, kind in (("n", "name"), ("n2", "name"), ("c", "city"), ("w", "word"), ("w2", "word")):
         text = text.replace("{" + slot + "}", talk.fillers.fill(kind))
     talk.user(text)
     talk.say(UNKNOWN, "world")
+
+
+def _ask_oddly(talk: Talk) -> str:
+    """A question of any words: what no pattern fits is not known."""
+    rng = talk.rng
+    words = [
+        rng.choice(ODD_LINKS) if rng.random() < 0.4 else talk.fillers.word()
+        for _ in range(rng.randint(2, 8))
+    ]
+    return f"{rng.choice(ODD_OPENINGS)} {' '.join(words)}{rng.choice(('?', '?', '', '.'))}"
 
 
 def tell_story(talk: Talk) -> None:

@@ -64,12 +64,17 @@ BAD = (
     "terrible|awful|horrible|bad|boring|disappointing|disgusting|ugly|poor|useless|broken|"
     "dreadful|annoying|sad|worst|nasty|very bad|really bad|a waste of time"
 ).split("|")
+MEASURES = "absolutely really very totally so just truly quite completely simply utterly".split()
 POSITIVE = (
     "I love this {w}.", "The {w} was {g}.", "What a {g} {w}!", "{n} was so kind and {g}.",
     "I am very happy with the {w}.", "The {w} works well and looks {g}.", "I enjoyed the {w}.",
     "We had a {g} time in {c}.", "Thank you for the {g} {w}, I will come back.", "{g}, just {g}!",
     "This is the best {w} I ever had.", "The {w} is not bad at all, it is {g}.",
     "I really like the {w}, it is {g}.", "I recommend the {w} to everyone.", "This {w} is {g}!",
+    "I {m} loved the {w}.", "I {m} love {w}!", "We {m} enjoyed the {w}.", "{n} loves the {w}.",
+    "The {w} made me so happy.", "It was {m} {g}.", "{m} {g} {w}, thank you!", "I adore the {w}.",
+    "My {w} is {m} {g}.", "The {w} was better than I thought, {m} {g}.", "I am glad I came.",
+    "{n} was friendly and the {w} was {g}.", "Five stars for the {w}.", "I liked the {w} a lot.",
 )  # fmt: skip
 NEGATIVE = (
     "I hate this {w}.", "The {w} was {b}.", "What a {b} {w}!", "{n} was rude and {b}.",
@@ -77,6 +82,10 @@ NEGATIVE = (
     "We had a {b} time in {c}.", "I want my money back, the {w} is {b}.", "{b}, just {b}!",
     "This is the worst {w} I ever had.", "The {w} is not good at all, it is {b}.",
     "I really dislike the {w}, it is {b}.", "I would never buy the {w} again.", "This {w} is {b}!",
+    "I {m} hated the {w}.", "I {m} hate {w}!", "We {m} disliked the {w}.", "{n} hates the {w}.",
+    "The {w} made me so angry.", "It was {m} {b}.", "{m} {b} {w}, no thanks!", "I regret the {w}.",
+    "My {w} is {m} {b}.", "The {w} was worse than I thought, {m} {b}.", "I am sorry I came.",
+    "{n} was unfriendly and the {w} was {b}.", "One star for the {w}.", "I did not like the {w}.",
 )  # fmt: skip
 NEUTRAL = (
     "The {w} is in the {w2}.", "{n} lives in {c}.", "The {w} has {d} parts.",
@@ -222,6 +231,6 @@ def _fill(talk: Talk, template: str) -> str:
                        ("{c}", "city"), ("{d}", "number"), ("{t}", "time")):  # fmt: skip
         if slot in text:
             text = text.replace(slot, fillers.fill(kind))
-    for slot, words in (("{g}", GOOD), ("{b}", BAD)):
+    for slot, words in (("{g}", GOOD), ("{b}", BAD), ("{m}", MEASURES)):
         text = text.replace(slot, talk.rng.choice(words))
     return text[0].upper() + text[1:]

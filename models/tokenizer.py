@@ -9,17 +9,19 @@ import json
 import random
 import re
 from collections import Counter
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from models.dialogues import Dialogue, make_dialogues
+from models.tasks_text import CUE_OPENINGS
 from models.tasks_tools import SIGNATURES, describe_tool
 from models.words import make_word
 
 VOCABULARY = 4096
+LONG_COPY_WORDS = 8
 PAD, START, END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 TOOLS_BEFORE = (
     "# Tools\n\nYou may call one or more functions to assist with the user query.\n\n"
@@ -120,19 +122,40 @@ def find_pieces(tokenizer: PreTrainedTokenizerFast) -> list[int]:
     )
 
 
+def find_words(tokenizer: PreTrainedTokenizerFast) -> list[int]:
+    """The tokens that are a space and a common word, without those that mark key sentences."""
+    vocabulary = tokenizer.get_vocab()
+    kept = set(tokenizer.encode(" ".join(CUE_OPENINGS), add_special_tokens=False))
+    return sorted(
+        token
+        for text, token in vocabulary.items()
+        if text.startswith("\u0120") and text[1:].isalpha() and token not in kept
+    )
+
+
 def swap_pieces(
-    rng: random.Random, ids: list[int], marks: list[int], pieces: list[int]
+    rng: random.Random, ids: list[int], marks: list[int], pieces: list[int], words: list[int]
 ) -> tuple[list[int], list[int]]:
     """The dialogue with pieces that are copied replaced by others, the same everywhere.
 
-    So every piece of the vocabulary is copied often, however rare it is in words.
+    So every piece of the vocabulary is copied often, however rare it is in words. Where the only
+    reply copies a long text, common words are replaced too: a copy follows the text, not a habit.
     """
     if rng.random() < 0.5:
         return ids, marks
     given = {token for token, mark in zip(ids, marks, strict=True) if not mark}
     written = {token for token, mark in zip(ids, marks, strict=True) if mark}
-    copied = sorted(given & written & set(pieces))
-    swap = {token: rng.choice(pieces) for token in copied if rng.random() < 0.6}
+    copied = given & written
+    kinds = [pieces]
+    num_replies = sum(mark > before for before, mark in pairwise([0, *marks]))
+    if num_replies == 1 and len(copied & set(words)) >= LONG_COPY_WORDS:
+        kinds.append(words)
+    swap = {
+        token: rng.choice(kind)
+        for kind in kinds
+        for token in sorted(copied & set(kind))
+        if rng.random() < 0.6
+    }
     return [swap.get(token, token) for token in ids], marks
 
 

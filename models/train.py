@@ -22,7 +22,7 @@ from torch.nn import functional
 from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from models.dialogues import make_dialogues
-from models.tokenizer import build_tokenizer, find_pieces, render, swap_pieces
+from models.tokenizer import build_tokenizer, find_pieces, find_words, render, swap_pieces
 
 DEMO = Path(__file__).parent / "demo"
 SCRATCH = Path("build/models")
@@ -75,10 +75,10 @@ def make_batches(
     """Token ids [B, T] and labels [B, T], -100 where nobody is to learn; without end."""
     dialogues = make_dialogues(seed, early)
     rng = random.Random(seed)
-    pieces = find_pieces(tokenizer)
+    pieces, words = find_pieces(tokenizer), find_words(tokenizer)
     while True:
         pool = [render(tokenizer, each) for each in islice(dialogues, POOL_DIALOGUES)]
-        pool = [swap_pieces(rng, *each, pieces) for each in pool]
+        pool = [swap_pieces(rng, *each, pieces, words) for each in pool]
         pool = sorted(
             (each for each in pool if len(each[0]) <= MAX_TOKENS), key=lambda e: len(e[0])
         )
