@@ -1,0 +1,181 @@
+"""Our engine beside transformers' generate on the bundled model: half a minute, no peers.
+
+Sixteen greedy generations at once on the engine, the same sixteen one after another with
+`model.generate`, and as one left-padded batch; then the time to the first token with and without a
+known prefix, and what a step costs beside the forward pass and the sampling.
+"""
+
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from llmos.kernel.executor import runner
+from llmos.kernel.executor.engine import Engine
+from llmos.kernel.executor.protocol import Done, Generate, Load
+from llmos.syscalls.types import Message, Sampling
+
+NUM_SEQUENCES = 16
+NUM_STEP_SEQUENCES = 64
+MS = 1000.0
+
+
+def make_prompts(num_words: int) -> list[str]:
+    """Sixteen prompts of different lengths that share no beginning."""
+    return [
+        f"{number} " + "the cat sat on the mat and " * (num_words + number % 4)
+        for number in range(NUM_SEQUENCES)
+    ]
+
+
+def run_engine(engine: Engine, prompts: list[str], num_new: int) -> tuple[int, float]:
+    """All prompts at once. Returns (sampled tokens, seconds)."""
+    sampling = Sampling(max_tokens=num_new, temperature=0.0)
+    started = time.perf_counter()
+    for number, prompt in enumerate(prompts):
+        engine.submit(Generate(number, (Message("user", prompt),), sampling=sampling))
+    num_tokens = 0
+    while engine.has_work:
+        for output in engine.step():
+            if isinstance(output, Done):
+                num_tokens += output.usage.completion_tokens
+    return num_tokens, time.perf_counter() - started
+
+
+class Peer:
+    """The same model under transformers' generate, with as many threads as the engine has."""
+
+    def __init__(self, folder: Path) -> None:
+        self._tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
+        self._model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+        if self._tokenizer.pad_token is None:
+            self._tokenizer.pad_token = self._tokenizer.eos_token
+
+    def run(self, prompts: list[str], num_new: int) -> tuple[int, float]:
+        """The prompts as one batch. Returns (sampled tokens, seconds)."""
+        texts = [
+            self._tokenizer.apply_chat_template(
+                [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True
+            )
+            for prompt in prompts
+        ]
+        started = time.perf_counter()
+        inputs = self._tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False)
+        inputs.pop("token_type_ids", None)
+        output = self._model.generate(**inputs, max_new_tokens=num_new, do_sample=False)
+        seconds = time.perf_counter() - started
+        new = output[:, inputs["input_ids"].shape[1] :]
+        ends = new == self._tokenizer.eos_token_id
+        num_tokens = int((~ends).sum() + ends.any(1).sum())
+        return num_tokens, seconds
+
+    def run_in_sequence(self, prompts: list[str], num_new: int) -> tuple[int, float]:
+        """The prompts one after another. Returns (sampled tokens, seconds)."""
+        results = [self.run([prompt], num_new) for prompt in prompts]
+        return sum(tokens for tokens, _ in results), sum(seconds for _, seconds in results)
+
+
+def measure_first_token(engine: Engine, prompt: str) -> float:
+    """Seconds from the request to its first sampled token."""
+    return run_engine(engine, [prompt], 1)[1]
+
+
+def measure_rate(run: Callable[[], tuple[int, float]], num_rounds: int) -> float:
+    """Tokens per second, the median of the rounds."""
+    rates = []
+    for _ in range(num_rounds):
+        num_tokens, seconds = run()
+        rates.append(num_tokens / seconds)
+    return statistics.median(rates)
+
+
+def measure(folder: Path, *, is_quick: bool) -> dict[str, float]:
+    """Every number of this bench, by name."""
+    num_new, num_rounds, num_words = (64, 2, 6) if is_quick else (128, 5, 12)
+    engine, peer = Engine(Load(str(folder), device="cpu")), Peer(folder)
+    prompts = make_prompts(num_words)
+    run_engine(engine, prompts, 4)
+    peer.run(prompts[:2], 4)
+    ours = measure_rate(lambda: run_engine(engine, prompts, num_new), num_rounds)
+    alone = measure_rate(lambda: run_engine(engine, prompts[:1], num_new), num_rounds)
+    sequence = measure_rate(lambda: peer.run_in_sequence(prompts, num_new), 1 + (not is_quick))
+    padded = measure_rate(lambda: peer.run(prompts, num_new), num_rounds)
+    cold, warm = [], []
+    for number in range(5):
+        long = f"{number} turn: " + "one two three four five six seven " * 30
+        cold.append(measure_first_token(engine, long))
+        warm.append(measure_first_token(engine, long))
+    return {
+        "engine_16_tokens_per_second": ours,
+        "engine_1_tokens_per_second": alone,
+        "generate_sequential_tokens_per_second": sequence,
+        "generate_padded_tokens_per_second": padded,
+        "speedup_over_sequential": ours / sequence,
+        "speedup_over_padded": ours / padded,
+        "first_token_cold_seconds": statistics.median(cold),
+        "first_token_prefix_seconds": statistics.median(warm),
+        "prefix_speedup": statistics.median(cold) / statistics.median(warm),
+        "threads": float(torch.get_num_threads()),
+    }
+
+
+class Stopwatch:
+    """Seconds spent in the functions that it has wrapped."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def wrap(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The same function; its time is added up."""
+
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            begun = time.perf_counter()
+            result = function(*args, **kwargs)
+            self.seconds += time.perf_counter() - begun
+            return result
+
+        return timed
+
+
+@contextmanager
+def timing_parts(engine: Engine) -> Iterator[Stopwatch]:
+    """Time the network's forward pass and the sampling of all steps inside."""
+    watch, network = Stopwatch(), engine._model.network
+    sample = vars(runner)["sample"]
+    network.forward = watch.wrap(network.forward)
+    setattr(runner, "sample", watch.wrap(sample))  # noqa: B010
+    try:
+        yield watch
+    finally:
+        del network.forward
+        setattr(runner, "sample", sample)  # noqa: B010
+
+
+def measure_step_overhead(folder: Path) -> dict[str, float]:
+    """Milliseconds of a step of 64 decoding sequences, and how many are neither forward pass nor
+    sampling: planning, packing the batch, detokenizing, stop strings. Medians."""
+    engine = Engine(Load(str(folder), device="cpu"))
+    sampling = Sampling(max_tokens=96, temperature=0.0, stop=("<never>",))
+    for number in range(NUM_STEP_SEQUENCES):
+        message = Message("user", f"{number}: tell me about the cat on the mat")
+        engine.submit(Generate(number, (message,), sampling=sampling))
+    whole, besides = [], []
+    with timing_parts(engine) as watch:
+        while engine.has_work:
+            before, begun = watch.seconds, time.perf_counter()
+            engine.step()
+            seconds = time.perf_counter() - begun
+            if engine.collect_stats().num_running == NUM_STEP_SEQUENCES:
+                whole.append(seconds)
+                besides.append(seconds - (watch.seconds - before))
+    if not whole:
+        raise RuntimeError(f"never {NUM_STEP_SEQUENCES} sequences at once")
+    return {
+        "step_ms": statistics.median(whole) * MS,
+        "step_overhead_ms": statistics.median(besides) * MS,
+    }

@@ -1,0 +1,79 @@
+"""Random-weight models that the benchmarks run: the bundled model's shape, and Qwen3-0.6B's.
+
+Random weights cost the same per token as trained ones. Seeded, so that two machines make the same
+model. The large one is kept in the user's cache folder, never in the repository.
+"""
+
+import shutil
+from pathlib import Path
+
+import platformdirs
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, Qwen3Config
+
+CACHE = platformdirs.user_cache_path("llmos") / "bench"
+SPECIALS = ("<|im_start|>", "<|im_end|>")
+TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n"
+    "{% endfor %}<|im_start|>assistant\n"
+)
+BUNDLED_SHAPE = Qwen3Config(
+    vocab_size=4096,
+    hidden_size=256,
+    intermediate_size=768,
+    num_hidden_layers=6,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    head_dim=64,
+    max_position_embeddings=2048,
+    tie_word_embeddings=True,
+)
+QWEN3_06B_SHAPE = Qwen3Config(
+    vocab_size=151936,
+    hidden_size=1024,
+    intermediate_size=3072,
+    num_hidden_layers=28,
+    num_attention_heads=16,
+    num_key_value_heads=8,
+    head_dim=128,
+    max_position_embeddings=4096,
+    rope_theta=1_000_000.0,
+    tie_word_embeddings=True,
+)
+
+
+def make_model(folder: Path, shape: Qwen3Config, dtype: torch.dtype) -> None:
+    """Save a random model of this shape and its tokenizer, as transformers would."""
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(shape, dtype=dtype).save_pretrained(folder)
+    make_tokenizer(shape.vocab_size).save_pretrained(folder)
+
+
+def make_tokenizer(vocab_size: int) -> PreTrainedTokenizerFast:
+    """A byte is a token; every further id stands for a word of its own, so that all ids have text.
+
+    No merge leads to a word: only a model can say one. No token ends an answer, so that every
+    answer is as long as it may be.
+    """
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokens = [*SPECIALS, *alphabet]
+    tokens += [f"\u0120w{number}" for number in range(vocab_size - len(tokens))]
+    inner = Tokenizer(models.BPE(vocab={token: i for i, token in enumerate(tokens)}, merges=[]))
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = decoders.ByteLevel()
+    inner.add_special_tokens(list(SPECIALS))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, pad_token=SPECIALS[1])
+    tokenizer.chat_template = TEMPLATE
+    return tokenizer
+
+
+def find_large_model() -> Path:
+    """The bf16 model of Qwen3-0.6B's shape, made on first use (1.2 GB, half a minute)."""
+    folder = CACHE / "models" / "qwen3-0.6b-shape"
+    if not folder.is_dir():
+        partial = folder.with_name(folder.name + ".partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        make_model(partial, QWEN3_06B_SHAPE, torch.bfloat16)
+        partial.rename(folder)
+    return folder
