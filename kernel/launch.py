@@ -298,10 +298,13 @@ class Launcher:
             return
         self._zygote.send_signal(process.pid, signal.SIGKILL)
 
-    async def end_evicted(self, pid: int, name: SignalName) -> bool:
-        """End a process that no kernel runs, in the store alone; False if there is none."""
+    async def end_evicted(self, pid: int, name: SignalName, tenant: str | None = None) -> bool:
+        """End a process that no kernel runs, in the store alone; False if the tenant (None: any)
+        has none of this number."""
         record = await processes.get(self._machine.db, pid)
         if record is None or record.ended_at is not None or name not in DEADLY:
+            return False
+        if tenant not in (None, record.tenant):
             return False
         error = E_CANCELLED(f"process {pid} was ended by {name}").reply()
         text = f"{error.code}: {error.message}"

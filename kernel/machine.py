@@ -66,7 +66,7 @@ class Launcher(Protocol):
         """Deliver a signal; a process that it ends was ended by `sender`, or by the signal."""
         ...
 
-    async def end_evicted(self, pid: int, name: SignalName) -> bool:
+    async def end_evicted(self, pid: int, name: SignalName, tenant: str | None = None) -> bool:
         """End a process that no kernel runs; False if there is none."""
         ...
 

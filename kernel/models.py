@@ -11,7 +11,7 @@ import anyio
 import llmos
 
 from .config import Config
-from .drivers.driver import Driver, ModelInfo
+from .drivers.driver import Driver, ModelInfo, Wait
 from .drivers.echo import EchoDriver
 from .drivers.local import LocalDriver
 
@@ -56,7 +56,8 @@ class Models:
             echo = EchoDriver()
             return Model(echo, echo.info)
         path = str(DEMO_FOLDER) if name == "demo" else name
-        return Model(LocalDriver(path, log=self._config.logs / "executor.log"))
+        log, pages = self._config.logs / "executor.log", self._config.pages
+        return Model(LocalDriver(path, log=log, page_folder=pages))
 
     def loaded(self) -> tuple[str, ...]:
         """The names of the models that are loaded."""
@@ -71,6 +72,11 @@ class Models:
         """Let a process's generations go on."""
         for model in self._by_name.values():
             model.driver.resume(pid)
+
+    def hint(self, pid: int, kind: Wait, expected_idle_seconds: float | None = None) -> None:
+        """A process begins to wait, or has ended."""
+        for model in self._by_name.values():
+            model.driver.hint(pid, kind, expected_idle_seconds)
 
     async def aclose(self) -> None:
         """Give back every model."""

@@ -6,16 +6,19 @@ again; `System.gather` gives every branch a strand of its own.
 
 import inspect
 import json
+import struct
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
 from contextvars import ContextVar
-from typing import Any, TypeVar
+from typing import Any, TypeGuard, TypeVar, overload
+from weakref import WeakValueDictionary
 
 import anyio
 import msgspec
 
-from . import files, generate, ipc, memory, process, tool, values
-from .errors import SyscallError, raise_reply
+from . import files, generate, ipc, memory, process, structured, tool, values
+from .errors import E_BUSY, SyscallError, raise_reply
+from .generate import Generation, TextScore
 from .table import BY_REQUEST
 from .types import Message, Sampling
 from .wire import (
@@ -27,6 +30,7 @@ from .wire import (
     FrameStream,
     FromKernel,
     Goodbye,
+    Joined,
     Reply,
     Request,
     Welcome,
@@ -36,6 +40,7 @@ from .wire import (
 )
 
 MAX_TOOL_ROUNDS = 8
+RETRY_AFTER_SECONDS = 0.1
 MAX_CALLS_AT_ONCE = 128  # half of what the kernel takes: cancelled calls may still be on their way
 T = TypeVar("T")
 Main = TypeVar("Main", bound=Callable[..., Coroutine[Any, Any, object]])
@@ -60,12 +65,23 @@ class Strand:
         self.name = name
         self.next_seq = 0
         self.next_child = 1
+        self._num_joined = 0
+        self._children: WeakValueDictionary[int, Strand] = WeakValueDictionary()
 
     def child(self) -> "Strand":
         """The next child strand, numbered in program order."""
-        name = f"{self.name}.{self.next_child}"
+        child = self._children[self.next_child] = Strand(f"{self.name}.{self.next_child}")
         self.next_child += 1
-        return Strand(name)
+        return child
+
+    def count_joined(self) -> int | None:
+        """Children 1 to this one have ended; None if that was said before.
+
+        A child has ended when nobody holds it: then no task can call in it any more.
+        """
+        before = self._num_joined
+        self._num_joined = min(self._children, default=self.next_child) - 1
+        return self._num_joined if self._num_joined > before else None
 
 
 _strand: ContextVar[Strand] = ContextVar("strand")
@@ -78,6 +94,13 @@ class _Pending:
         self.done = anyio.Event()
         self.on_text = on_text
         self.reply: Reply | Failure | None = None
+
+
+def _is_refused(reply: Reply | Failure) -> TypeGuard[Failure]:
+    """Whether the kernel had no room for the call, which then may come again as it was."""
+    if not isinstance(reply, Failure):
+        return False
+    return reply.error.code == E_BUSY.code and reply.error.field == "seq"
 
 
 class System:
@@ -113,7 +136,8 @@ class System:
     async def call(self, request: msgspec.Struct, on_text: OnText | None = None) -> Any:
         """Make the syscall whose request this is; its typed error is raised.
 
-        Waits while MAX_CALLS_AT_ONCE are under way.
+        Waits while MAX_CALLS_AT_ONCE are under way, and when the kernel has no room: that it had
+        none is nothing that a replay could repeat.
         """
         async with self._room:
             return await self._call(request, on_text)
@@ -124,6 +148,18 @@ class System:
         key = (strand.name, strand.next_seq)
         frame = encode_frame(Request(*key, row.name, msgspec.Raw(encode(request))))
         strand.next_seq += 1  # only now: what cannot be sent takes no number
+        reply = await self._exchange(key, frame, on_text)
+        while _is_refused(reply):
+            await anyio.sleep(reply.error.retry_after_seconds or RETRY_AFTER_SECONDS)
+            reply = await self._exchange(key, frame, on_text)
+        if isinstance(reply, Failure):
+            raise_reply(reply.error)
+        return decode(reply.value, _reply_decoders[row.name])
+
+    async def _exchange(
+        self, key: tuple[str, int], frame: bytes, on_text: OnText | None
+    ) -> Reply | Failure:
+        """Send a request and wait for what comes back; a cancel is told to the kernel."""
         pending = self._pending[key] = _Pending(on_text)
         try:
             await self._stream.send_frame(frame)
@@ -134,10 +170,8 @@ class System:
             raise
         finally:
             del self._pending[key]
-        if isinstance(pending.reply, Failure):
-            raise_reply(pending.reply.error)
         assert pending.reply is not None
-        return decode(pending.reply.value, _reply_decoders[row.name])
+        return pending.reply
 
     async def gather(self, *branches: Awaitable[T]) -> list[T]:
         """Run branches side by side, each in a strand of its own; results in argument order.
@@ -151,45 +185,110 @@ class System:
             _strand.set(strand)
             results[index] = await branch
 
+        num_joined = parent.count_joined()
         try:
             async with anyio.create_task_group() as group:
+                if num_joined is not None:
+                    group.start_soon(self._tell_joined, parent.name, num_joined)
                 for index, branch in enumerate(branches):
                     group.start_soon(run, index, branch, parent.child())
         except ExceptionGroup as failed:
             raise failed.exceptions[0] from None
         return results
 
+    async def _tell_joined(self, strand: str, num_children: int) -> None:
+        """Let the kernel forget the strands of the gathers before this one."""
+        with suppress(*GONE):
+            await self._stream.send(Joined(strand, num_children))
+
     # -- text
+
+    @overload
+    async def generate(
+        self, prompt: str | Sequence[Message], *, schema: type[T], **options: Any
+    ) -> structured.Structured[T]: ...
+    @overload
+    async def generate(
+        self, prompt: str | Sequence[Message], *, schema: dict[str, Any], **options: Any
+    ) -> structured.Structured[Any]: ...
+    @overload
+    async def generate(
+        self, prompt: str | Sequence[Message], *, schema: None = None, **options: Any
+    ) -> Generation: ...
 
     async def generate(
         self,
         prompt: str | Sequence[Message],
         *,
+        schema: Any = None,
+        regex: str | None = None,
+        grammar: str | None = None,
         system: str | None = None,
         context: int | None = None,
         tools: Sequence[str] = (),
+        tool_choice: str = "auto",
         model: str | None = None,
         show: bool = False,
         on_text: OnText | None = None,
+        n: int = 1,
         **sampling: Any,
-    ) -> generate.Generation:
-        """Continue a conversation. Keyword arguments are the fields of Sampling."""
-        messages = [Message("user", prompt)] if isinstance(prompt, str) else list(prompt)
-        if system is not None:
-            messages.insert(0, Message("system", system))
+    ) -> Generation:
+        """Continue a conversation. Other keyword arguments are the fields of Sampling.
+
+        The whole answer fits the `schema` (a msgspec type, or a dict), the `regex` or the `grammar`
+        (Lark). With a schema the result has a `value`: E_LIMIT if max_tokens cut it off.
+        """
+        messages = self._gather_messages(prompt, system)
         if isinstance(sampling.get("stop"), list):
             sampling["stop"] = tuple(sampling["stop"])
         request = generate.Generate(
-            tuple(messages),
+            messages,
             context,
             tuple(tools),
             Sampling(**sampling),
             model,
             on_text is not None,
             show,
+            structured.write_grammar(schema, regex, grammar),
+            tool_choice,
+            n,
         )
-        reply: generate.Generation = await self.call(request, on_text)
-        return reply
+        reply: Generation = await self.call(request, on_text)
+        return reply if schema is None else structured.read_objects(reply, schema)
+
+    async def score(
+        self,
+        prompt: str | Sequence[Message],
+        continuations: Sequence[str],
+        *,
+        system: str | None = None,
+        context: int | None = None,
+        model: str | None = None,
+    ) -> tuple[TextScore, ...]:
+        """How likely each continuation is as the beginning of the answer, in their order."""
+        messages = self._gather_messages(prompt, system)
+        request = generate.Score(messages, tuple(continuations), context, model)
+        reply: generate.Scores = await self.call(request)
+        return reply.scores
+
+    async def embed(
+        self, texts: Sequence[str], *, model: str | None = None
+    ) -> tuple[tuple[float, ...], ...]:
+        """A vector of length 1 for each text. A call for every MAX_EMBEDDED_TEXTS texts."""
+        vectors: list[tuple[float, ...]] = []
+        for start in range(0, len(texts), generate.MAX_EMBEDDED_TEXTS):
+            part = tuple(texts[start : start + generate.MAX_EMBEDDED_TEXTS])
+            reply: generate.Embeddings = await self.call(generate.Embed(part, model))
+            for vector in reply.vectors:
+                vectors.append(struct.unpack(f"<{len(vector) // 4}f", vector))
+        return tuple(vectors)
+
+    @staticmethod
+    def _gather_messages(
+        prompt: str | Sequence[Message], system: str | None
+    ) -> tuple[Message, ...]:
+        messages = (Message("user", prompt),) if isinstance(prompt, str) else tuple(prompt)
+        return messages if system is None else (Message("system", system), *messages)
 
     async def context(self, system: str | None = None) -> "Context":
         """Start a stored context, with a system message if one is given."""
@@ -332,6 +431,17 @@ class Context:
         reply: memory.ContextMessages = await self._system.call(memory.ContextRead(self.number))
         return reply.messages
 
+    async def generate(
+        self, prompt: str | None = None, *, schema: Any = None, **options: Any
+    ) -> Any:
+        """The answer to what is stored, and to `prompt` after it; neither is stored.
+
+        A Generation; with a `schema`, the object that was answered.
+        """
+        turn = [] if prompt is None else [Message("user", prompt)]
+        answer = await self._system.generate(turn, context=self.number, schema=schema, **options)
+        return answer.value if isinstance(answer, structured.Structured) else answer
+
     async def respond(
         self,
         text: str,
@@ -359,12 +469,13 @@ class Context:
 
     async def _round(
         self, turn: list[Message], tools: Sequence[str], show: bool, sampling: dict[str, Any]
-    ) -> generate.Generation:
-        return await self._system.generate(
+    ) -> Generation:
+        answer: Generation = await self._system.generate(
             turn, context=self.number, tools=tools, show=show, **sampling
         )
+        return answer
 
-    async def _run_tools(self, answer: generate.Generation) -> list[Message]:
+    async def _run_tools(self, answer: Generation) -> list[Message]:
         """The calls and their results as messages; a tool's error is a result the model reads."""
         messages = [Message("assistant", answer.text, answer.tool_calls)]
         for wish in answer.tool_calls:

@@ -11,12 +11,12 @@ SyscallError
 ├── E_TOOL            the tool failed, is unknown, or refused its arguments
 ├── E_IN_DOUBT        a `once` tool was interrupted: it may have had its effect
 ├── E_CANCELLED       the call was cancelled; a partial result may be attached
-├── E_NONDETERMINISM  a replay asked for something other than the journal holds
+├── E_NONDETERMINISM  a replay, or a number that came again, asked for something else than before
 ├── E_STORAGE         the store cannot write now (disk full, I/O error)
 ├── E_TIMEOUT         the call took longer than it may
 ├── E_FRAME           the byte stream is not a sequence of frames; the connection closes
 ├── E_DECODE          a frame is not valid msgpack of the expected shape
-├── E_SEQ             a sequence number came twice or out of order
+├── E_SEQ             a sequence number is out of order, or its strand has ended
 ├── E_APP             the app itself failed: it crashed, or its main raised
 └── E_KERNEL          a fault of the kernel itself; the call had no journaled result
 """
@@ -89,7 +89,10 @@ class E_LIMIT(SyscallError):
 
 
 class E_BUSY(SyscallError):
-    """No room now; `retry_after_seconds` says when to come back."""
+    """No room now; `retry_after_seconds` says when to come back.
+
+    With the field "seq" the call was not taken; the SDK sends the same frame again by itself.
+    """
 
     code = "E_BUSY"
 
@@ -131,7 +134,7 @@ class E_CANCELLED(SyscallError):
 
 
 class E_NONDETERMINISM(SyscallError):
-    """A replay asked for something other than the journal holds."""
+    """A replay, or a number that came again, asked for something else than before."""
 
     code = "E_NONDETERMINISM"
 
@@ -161,7 +164,7 @@ class E_DECODE(SyscallError):
 
 
 class E_SEQ(SyscallError):
-    """A sequence number came twice or out of order."""
+    """A sequence number is out of order, or its strand has ended."""
 
     code = "E_SEQ"
 

@@ -39,6 +39,8 @@ class Syscall(NamedTuple):
 ROWS = (
     Syscall("getpid", process.GetPid, process.PidReply, "null", "none"),
     Syscall("generate", generate.Generate, generate.Generation, "pure", "generate"),
+    Syscall("score", generate.Score, generate.Scores, "pure", "generate"),
+    Syscall("embed", generate.Embed, generate.Embeddings, "pure", "generate"),
     Syscall("tool", tool.Tool, tool.ToolResult, "tool", "tool"),
     Syscall("context_create", memory.ContextCreate, memory.ContextCreated, "transactional", "none"),
     Syscall("context_append", memory.ContextAppend, memory.ContextLength, "transactional", "none"),

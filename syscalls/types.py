@@ -18,6 +18,7 @@ Path = Annotated[str, Meta(min_length=1, max_length=4096)]
 JsonText = Annotated[str, Meta(min_length=2, max_length=MAX_ARGUMENTS_CHARS)]
 StopString = Annotated[str, Meta(min_length=1, max_length=256)]
 Role = Literal["system", "user", "assistant", "tool"]
+GrammarKind = Literal["json_schema", "regex", "lark"]
 
 
 class ToolCall(msgspec.Struct, frozen=True):
@@ -46,12 +47,20 @@ class ToolSpec(msgspec.Struct, frozen=True):
     parameters: JsonText
 
 
+class Grammar(msgspec.Struct, frozen=True):
+    """What an answer must fit as a whole: the text of a JSON schema, a regex or a Lark grammar."""
+
+    kind: GrammarKind
+    text: Annotated[str, Meta(min_length=1, max_length=MAX_TEXT_CHARS)]
+
+
 class Sampling(msgspec.Struct, frozen=True, omit_defaults=True):
     """How tokens are drawn. None means the model's own default (its generation_config).
 
     `temperature` 0 is greedy. `top_k` 0 means no bound. A `seed` of None lets the kernel draw one,
     which the journal keeps: with the same seed and position the same token is drawn, whatever
-    else is in the batch. NaN and the infinities are outside every bound.
+    else is in the batch. NaN and the infinities are outside every bound. With `logprobs` each
+    token comes with its log-probability and that many likeliest ones.
     """
 
     max_tokens: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None
@@ -64,6 +73,25 @@ class Sampling(msgspec.Struct, frozen=True, omit_defaults=True):
     frequency_penalty: Annotated[float, Meta(ge=-2.0, le=2.0)] = 0.0
     seed: Annotated[int, Meta(ge=0, le=MAX_SEED)] | None = None
     stop: Annotated[tuple[StopString, ...], Meta(max_length=16)] = ()
+    logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
+
+
+class TokenScore(msgspec.Struct, frozen=True, array_like=True):
+    """A token and its natural log-probability; `text` alone may be a part of a character."""
+
+    token: int
+    text: str
+    logprob: float
+
+
+class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True):
+    """The token that came, and the likeliest ones, best first.
+
+    By the model's own distribution: before temperature, penalties, filters and grammar.
+    """
+
+    chosen: TokenScore
+    top: tuple[TokenScore, ...] = ()
 
 
 class Usage(msgspec.Struct, frozen=True):

@@ -6,11 +6,23 @@ processes but a `pid`, which only names the generations to pause and resume.
 """
 
 from collections.abc import AsyncGenerator
-from typing import Protocol
+from typing import Literal, Protocol
 
 import msgspec
 
-from llmos.syscalls.types import FinishReason, Message, Sampling, ToolCall, ToolSpec, Usage
+from llmos.syscalls.types import (
+    FinishReason,
+    Grammar,
+    Message,
+    Sampling,
+    TokenLogprobs,
+    TokenScore,
+    ToolCall,
+    ToolSpec,
+    Usage,
+)
+
+Wait = Literal["tool", "person", "gone"]
 
 
 class GenerationJob(msgspec.Struct, frozen=True):
@@ -19,6 +31,25 @@ class GenerationJob(msgspec.Struct, frozen=True):
     messages: tuple[Message, ...]
     tools: tuple[ToolSpec, ...] = ()
     sampling: Sampling = Sampling()
+    pid: int = 0
+    tenant: str = ""
+    grammar: Grammar | None = None
+    tool_choice: str = "auto"
+
+
+class ScoreJob(msgspec.Struct, frozen=True):
+    """How likely each continuation is as the beginning of the answer."""
+
+    messages: tuple[Message, ...]
+    continuations: tuple[str, ...]
+    pid: int = 0
+    tenant: str = ""
+
+
+class EmbedJob(msgspec.Struct, frozen=True):
+    """Texts to turn into vectors."""
+
+    texts: tuple[str, ...]
     pid: int = 0
     tenant: str = ""
 
@@ -30,12 +61,33 @@ class TextDelta(msgspec.Struct, frozen=True):
     num_tokens: int
 
 
+class Note(msgspec.Struct, frozen=True):
+    """A line for the person who waits: what happened, and what becomes of it."""
+
+    text: str
+
+
 class Finished(msgspec.Struct, frozen=True):
     """The whole result. `text` is all deltas joined."""
 
     text: str
     tool_calls: tuple[ToolCall, ...]
     finish_reason: FinishReason
+    usage: Usage
+    logprobs: tuple[TokenLogprobs, ...] = ()
+
+
+class ScoredTexts(msgspec.Struct, frozen=True):
+    """The tokens of each continuation with their log-probabilities."""
+
+    tokens: tuple[tuple[TokenScore, ...], ...]
+    usage: Usage
+
+
+class EmbeddedTexts(msgspec.Struct, frozen=True):
+    """A vector of length 1 for each text, as little-endian float32."""
+
+    vectors: tuple[bytes, ...]
     usage: Usage
 
 
@@ -58,12 +110,20 @@ class Driver(Protocol):
         """Load the model, once. Raises E_MODEL with the reason and the fix."""
         ...
 
-    def generate(self, job: GenerationJob) -> AsyncGenerator[TextDelta | Finished, None]:
-        """Deltas in order, then one Finished.
+    def generate(self, job: GenerationJob) -> AsyncGenerator[TextDelta | Note | Finished, None]:
+        """Deltas in order, then one Finished; notes anywhere before it.
 
         Closing the generator (`aclose`, or a cancel of the task that reads it) ends the generation.
         Raises E_ARG, E_CONTEXT, E_BUSY or E_MODEL.
         """
+        ...
+
+    async def score(self, job: ScoreJob) -> ScoredTexts:
+        """Cancelled like any task. Raises E_ARG, E_CONTEXT or E_MODEL."""
+        ...
+
+    async def embed(self, job: EmbedJob) -> EmbeddedTexts:
+        """Cancelled like any task. Raises E_ARG, E_CONTEXT or E_MODEL."""
         ...
 
     def pause(self, pid: int) -> None:
@@ -72,6 +132,13 @@ class Driver(Protocol):
 
     def resume(self, pid: int) -> None:
         """Let this process's generations go on."""
+        ...
+
+    def hint(self, pid: int, kind: Wait, expected_idle_seconds: float | None = None) -> None:
+        """The process begins to wait, or has ended: what is kept for it is worth less for a while.
+
+        None is as long as a wait of its kind usually takes.
+        """
         ...
 
     async def aclose(self) -> None:

@@ -7,19 +7,35 @@ A token is a word. The last user message scripts it:
     !tool NAME {json}     a call of NAME with these arguments (one call a line)
     !slow N text          the text, with N milliseconds before each word
 
-After a tool's message it answers "NAME: result".
+After a tool's message it answers "NAME: result". It samples nothing, so that a grammar, a choice
+of tools and log-probabilities change nothing: a script has to fit what it is asked for. Its scores
+and vectors come from the letters alone.
 """
 
+import hashlib
+import math
 import re
+import struct
 from collections.abc import AsyncGenerator
 
 import anyio
 
 from llmos.syscalls.errors import E_ARG, E_CONTEXT
-from llmos.syscalls.types import FinishReason, Message, ToolCall, Usage
+from llmos.syscalls.types import FinishReason, Message, TokenScore, ToolCall, Usage
 
-from .driver import Finished, GenerationJob, ModelInfo, TextDelta
+from .driver import (
+    EmbeddedTexts,
+    EmbedJob,
+    Finished,
+    GenerationJob,
+    ModelInfo,
+    ScoredTexts,
+    ScoreJob,
+    TextDelta,
+    Wait,
+)
 
+VECTOR_DIMENSIONS = 64
 _WORD = re.compile(r"\s*\S+|\s+")
 _TOOL_LINE = re.compile(r"^!tool (\S+) (\{.*\})$", re.MULTILINE)
 _SLOW = re.compile(r"!slow (\d{1,6}) (.*)", re.DOTALL)
@@ -50,6 +66,22 @@ class EchoDriver:
         usage = Usage(num_prompt, 0, len(words) + len(calls))
         yield Finished(text, calls, "tool_calls" if calls else reason, usage)
 
+    async def score(self, job: ScoreJob) -> ScoredTexts:
+        """Every word of a continuation has the log-probability of minus its length."""
+        num_prompt = self._count_prompt(job.messages)
+        texts = [_WORD.findall(text) for text in job.continuations]
+        tokens = tuple(
+            tuple(TokenScore(_number(word), word, -float(len(word))) for word in words)
+            for words in texts
+        )
+        return ScoredTexts(tokens, Usage(num_prompt + sum(map(len, texts)), 0, 0))
+
+    async def embed(self, job: EmbedJob) -> EmbeddedTexts:
+        """A vector of VECTOR_DIMENSIONS numbers: equal words of two texts bring them nearer."""
+        texts = [text.split() for text in job.texts]
+        num_tokens = sum(map(len, texts))
+        return EmbeddedTexts(tuple(map(_embed, texts)), Usage(num_tokens, 0, 0))
+
     def _count_prompt(self, messages: tuple[Message, ...]) -> int:
         if not messages:
             raise E_ARG("there is no message to answer", field="messages")
@@ -68,10 +100,27 @@ class EchoDriver:
         if gate := self._paused.pop(pid, None):
             gate.set()
 
+    def hint(self, pid: int, kind: Wait, expected_idle_seconds: float | None = None) -> None:
+        """Nothing is kept."""
+
     async def aclose(self) -> None:
         """Let go of whoever is paused."""
         for pid in tuple(self._paused):
             self.resume(pid)
+
+
+def _number(word: str) -> int:
+    """A word's number: a digest of it."""
+    return int.from_bytes(hashlib.blake2b(word.encode(), digest_size=4).digest(), "big")
+
+
+def _embed(words: list[str]) -> bytes:
+    """How often each of the words' digests falls into each place, made one long."""
+    counts = [0.0] * VECTOR_DIMENSIONS
+    for word in words or [""]:
+        counts[_number(word) % VECTOR_DIMENSIONS] += 1.0
+    length = math.hypot(*counts)
+    return struct.pack(f"<{VECTOR_DIMENSIONS}f", *(count / length for count in counts))
 
 
 def _plan_answer(last: Message) -> tuple[str, tuple[ToolCall, ...], float]:

@@ -14,17 +14,19 @@ _MAX_HELD_TOKENS = 8  # a character has at most four bytes; longer is a true rep
 class Detokenizer:
     """Decodes one sequence. Tokens of `hidden` leave no text.
 
+    Some tokenizers take the first space off a text: after the tokens of `before`, none does.
+
     Each token is decoded after the ones just before it, because a tokenizer may write a token
     differently at the beginning of a text.
     """
 
-    def __init__(self, tokenizer: Any, hidden: frozenset[int]) -> None:
+    def __init__(self, tokenizer: Any, hidden: frozenset[int], before: Sequence[int] = ()) -> None:
         self._decode = tokenizer.decode
         self._hidden = hidden
-        self._ids: list[int] = []
+        self._ids = list(before)
         self._start = 0
-        self._end = 0
-        self._known = ""
+        self._end = len(before)
+        self._known = self._decode(self._ids, skip_special_tokens=False) if before else ""
 
     def add(self, token: int) -> str:
         """The text that this token completes; empty while a character is incomplete."""

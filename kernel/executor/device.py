@@ -47,6 +47,13 @@ def count_page_bytes(device: torch.device) -> int:
     return int(_read_available_host_bytes() * HOST_SHARE)
 
 
+def count_host_tier_bytes(device: torch.device) -> int:
+    """How many bytes of host memory pages may take that the device gave up."""
+    if device.type == "cpu":
+        return 0
+    return int(_read_available_host_bytes() * HOST_SHARE)
+
+
 def _read_available_host_bytes() -> int:
     """MemAvailable where the system tells it, else half of the physical memory."""
     try:

@@ -1,26 +1,47 @@
 """The step loop: requests in, one forward pass over all of them, text out.
 
 Usable in a process without sockets: `submit`, then `step` until `has_work` is False. A generation
-that fails answers Failed and the others go on. Single-threaded; nothing here waits.
+that fails answers Failed and the others go on. Single-threaded; a step waits only, and but for a
+moment, when all it could do waits for a thread of the engine.
 """
 
 import time
 
-from llmos.syscalls.errors import E_ARG, E_CANCELLED, E_MODEL, SyscallError
+from llmos.syscalls.errors import E_ARG, E_CANCELLED, E_GRAMMAR, E_MODEL, SyscallError
+from llmos.syscalls.types import Grammar, Message
 
 from .attention import LayerShape
+from .batch import Work
 from .chat import ChatEncoder
 from .detokenizer import Detokenizer
 from .device import count_page_bytes
 from .generation import Generation, resolve_sampling
+from .grammar import GrammarCompiler
+from .hints import Owners
+from .measuring import Measurements
 from .model import Model, load_model
 from .pages import PagePool
 from .prefix import make_root
-from .protocol import Failed, Generate, Load, Loaded, Output, StatsReply, Token
+from .protocol import (
+    Embed,
+    Failed,
+    Generate,
+    Hint,
+    Load,
+    Loaded,
+    Output,
+    Score,
+    StatsReply,
+    Token,
+)
+from .reading import Reading, Sampled
 from .runner import Runner
 from .scheduler import Scheduler
 from .sequence import Sequence
+from .tiers import build_swap
 from .toolcalls import MARKERS, ToolCallParser, detect_family
+from .toolgrammar import write_call_grammar
+from .worth import ComputeCost
 
 PAGE_SIZE = 16
 MAX_RUNNING = 64
@@ -35,6 +56,7 @@ class Engine:
         spec: Load,
         *,
         num_pages: int | None = None,
+        num_host_pages: int | None = None,
         max_running: int = MAX_RUNNING,
         max_step_tokens: int = MAX_STEP_TOKENS,
     ) -> None:
@@ -43,19 +65,42 @@ class Engine:
         num_pages = num_pages or _count_pages(model)
         self._max_model_len = min(model.max_model_len, num_pages * PAGE_SIZE)
         self._runner = Runner(model, num_pages=num_pages, page_size=PAGE_SIZE)
+        self._cost = ComputeCost(page_size=PAGE_SIZE, num_pages=num_pages)
+        pool = PagePool(num_pages, cost=self._cost)
+        self._swap = build_swap(
+            spec,
+            pool,
+            [*self._runner.pool.keys, *self._runner.pool.values],
+            self._cost,
+            fingerprint=model.fingerprint,
+            num_host_pages=num_host_pages,
+        )
+        self._owners = Owners(pool, self._swap)
         self._scheduler = Scheduler(
-            PagePool(num_pages),
+            pool,
             page_size=PAGE_SIZE,
             max_running=max_running,
             max_step_tokens=max_step_tokens,
+            swap=self._swap,
         )
         self._chat = ChatEncoder(model.tokenizer)
         added = model.tokenizer.get_added_vocab()
         self._family = detect_family(self._chat.template_text, tuple(added))
         self._hidden = frozenset(model.tokenizer.all_special_ids)
         self._hidden_with_tools = self._hidden - {added[one] for one in MARKERS if one in added}
+        self._markers = {one: added[one] for one in MARKERS if added.get(one) in self._hidden}
         self._ends = _find_ends(model)
+        self._grammars = GrammarCompiler(
+            model.tokenizer, num_logits=model.network.config.vocab_size, ends=self._ends
+        )
         self._generations: dict[int, Generation] = {}
+        self._measurements = Measurements(
+            self._scheduler,
+            self._chat,
+            model.tokenizer,
+            fingerprint=model.fingerprint,
+            max_model_len=self._max_model_len,
+        )
         self._outputs: list[Output] = []
         self._num_steps = 0
         self._num_tokens = [0, 0, 0]
@@ -74,27 +119,41 @@ class Engine:
             device=str(model.device),
             dtype=str(model.dtype).removeprefix("torch."),
             load_seconds=load_seconds,
+            warnings=self._chat.warnings,
         )
 
     @property
     def has_work(self) -> bool:
         """Whether a step would do something."""
-        return bool(self._outputs) or self._scheduler.has_work
+        return bool(self._outputs) or self._scheduler.has_work or self._grammars.has_work
 
-    def submit(self, request: Generate) -> None:
+    def submit(self, request: Generate | Score | Embed) -> None:
         """Take a request in. What is wrong with it is answered by the next step."""
         try:
+            if not isinstance(request, Embed):
+                _check_messages(request.messages)
+            if not isinstance(request, Generate):
+                self._measurements.submit(request)
+                return
+            grammar = self._find_grammar(request)
             self._generations[request.id] = generation = self._prepare(request)
         except SyscallError as error:
             self._outputs.append(Failed(request.id, error.reply()))
             return
-        self._scheduler.add(generation.sequence)
+        if grammar:
+            self._grammars.submit(request.id, grammar)
+        else:
+            self._scheduler.add(generation.sequence)
+
+    def _find_grammar(self, request: Generate) -> Grammar | None:
+        """What the answer has to fit, if anything."""
+        if request.tool_choice == "auto":
+            return request.grammar
+        return write_call_grammar(self._family, request.tools, request.tool_choice, self._markers)
 
     def _prepare(self, request: Generate) -> Generation:
         if request.id in self._generations:
             raise E_ARG("the id is in use", field="id")
-        if not any(one.content.strip() or one.tool_calls for one in request.messages):
-            raise E_ARG("the prompt is empty", field="messages")
         model = self._model
         tokens = self._chat.encode(request.messages, request.tools)
         sampling = resolve_sampling(
@@ -107,34 +166,73 @@ class Engine:
         hidden = self._hidden_with_tools if request.tools else self._hidden
         return Generation(
             request,
-            Sequence(request.id, tokens, sampling, root),
-            Detokenizer(model.tokenizer, hidden),
+            Sequence(request.id, tokens, sampling, root, request.owner),
+            Detokenizer(model.tokenizer, hidden, self._find_before(request)),
             ToolCallParser(self._family) if request.tools else None,
             self._ends,
         )
 
+    def _find_before(self, request: Generate) -> list[int]:
+        """What an answer that has to fit stands after, so that its first space is kept."""
+        if request.grammar is None and request.tool_choice == "auto":
+            return []
+        return list(self._model.tokenizer.encode("a", add_special_tokens=False))
+
     def step(self) -> list[Output]:
         """One forward pass over what the scheduler chose; what became known by it."""
         outputs, self._outputs = self._outputs, []
+        outputs += self._take_grammars(wait=not outputs and not self._scheduler.has_work)
         works = self._scheduler.plan()
         if works:
-            sampled = self._runner.run(works)
-            lasts = [work.sequence.id for work in works if work.is_last]
+            readings = self._compute(works)
             for work in works:
                 self._scheduler.mark_computed(work)
-            for generation_id, token in zip(lasts, sampled, strict=True):
-                outputs += self._advance(self._generations[generation_id], token)
+            for work, reading in zip(works, readings, strict=True):
+                if isinstance(reading, Sampled):
+                    outputs += self._advance(self._generations[work.sequence.id], reading)
+                elif work.sequence.kind != "generate":
+                    outputs += self._measurements.take(work.sequence, reading)
             self._num_steps += 1
+        elif self._scheduler.loading and not outputs:
+            self._swap.wait()
         return outputs
 
-    def _advance(self, generation: Generation, token: int | None) -> list[Output]:
-        if token is None:
+    def _compute(self, works: list[Work]) -> list[Reading | None]:
+        """One forward pass; what it took is remembered."""
+        started = time.perf_counter()
+        readings = self._runner.run(works)
+        num_tokens = sum(work.num_tokens for work in works)
+        ends = sum(work.num_tokens * (2 * work.positions[0] + work.num_tokens) for work in works)
+        self._cost.observe(num_tokens, ends / 2 / num_tokens, time.perf_counter() - started)
+        return readings
+
+    def _take_grammars(self, *, wait: bool) -> list[Output]:
+        """Let those begin whose grammar is ready; what failed is told."""
+        failed: list[Output] = []
+        for generation_id, made in self._grammars.collect(wait=wait):
+            generation = self._generations[generation_id]
+            if isinstance(made, SyscallError):
+                self._drop(generation)
+                failed.append(Failed(generation_id, made.reply()))
+            else:
+                generation.constrain(made)
+                if generation_id not in self._scheduler.paused:
+                    self._scheduler.add(generation.sequence)
+        return failed
+
+    def _advance(self, generation: Generation, sampled: Sampled) -> list[Output]:
+        if sampled.token is None:
             self._drop(generation)
             error = E_MODEL("the model's numbers are not finite", partial=generation.text)
             return [Failed(generation.id, error.reply())]
-        text = generation.take_token(token)
+        text = generation.take_token(sampled.token, sampled.likelihood)
+        if reason := generation.grammar_error:
+            self._drop(generation)
+            return [Failed(generation.id, E_GRAMMAR(reason, partial=generation.text).reply())]
         num_tokens = generation.sequence.num_completion
-        outputs: list[Output] = [Token(generation.id, text, num_tokens)] if text else []
+        outputs: list[Output] = []
+        if text:
+            outputs.append(Token(generation.id, text, num_tokens, *generation.take_unsent()))
         if generation.finish_reason:
             self._drop(generation)
             done = generation.make_done()
@@ -144,7 +242,9 @@ class Engine:
         return outputs
 
     def _drop(self, generation: Generation) -> None:
+        self._owners.remember(generation.sequence.owner, generation.sequence.names)
         self._scheduler.remove(generation.sequence)
+        self._grammars.forget(generation.id)
         del self._generations[generation.id]
 
     def cancel(self, generation_id: int) -> None:
@@ -153,16 +253,38 @@ class Engine:
             self._drop(generation)
             error = E_CANCELLED("the generation was cancelled", partial=generation.text)
             self._outputs.append(Failed(generation_id, error.reply()))
+        self._outputs += self._measurements.cancel(generation_id)
 
     def pause(self, generation_id: int) -> None:
         """Take a generation out of the batch; its pages stay cached while there is room."""
         if generation := self._generations.get(generation_id):
             self._scheduler.pause(generation.sequence)
+        for sequence in self._measurements.find(generation_id):
+            self._scheduler.pause(sequence)
 
     def resume(self, generation_id: int) -> None:
         """Put a paused generation back in line."""
-        if generation := self._generations.get(generation_id):
+        generation = self._generations.get(generation_id)
+        if generation and self._grammars.is_compiling(generation_id):
+            self._scheduler.remove(generation.sequence)  # it comes when its grammar is ready
+        elif generation:
             self._scheduler.resume(generation.sequence)
+        for sequence in self._measurements.find(generation_id):
+            self._scheduler.resume(sequence)
+
+    def hint(self, hint: Hint) -> None:
+        """Take in what a process is waiting for."""
+        self._owners.apply(hint)
+
+    def rest(self) -> bool:
+        """There is nothing to do: copy pages of those who wait to disk. Whether there are more."""
+        return self._swap.rest()
+
+    def close(self) -> None:
+        """End the engine's threads. Nothing may be asked of it afterwards."""
+        self._swap.close()
+        self._grammars.close()
+        self._runner.close()
 
     def collect_stats(self) -> StatsReply:
         """Counts at this moment."""
@@ -180,11 +302,18 @@ class Engine:
             num_prompt_tokens=prompt,
             num_cached_tokens=cached,
             num_completion_tokens=completion,
+            num_loading=len(scheduler.loading),
+            **self._swap.describe(),
         )
 
     def check_integrity(self) -> None:
         """Raise AssertionError if pages and tables disagree."""
         self._scheduler.check_integrity()
+
+
+def _check_messages(messages: tuple[Message, ...]) -> None:
+    if not any(one.content.strip() or one.tool_calls for one in messages):
+        raise E_ARG("the prompt is empty", field="messages")
 
 
 def _count_pages(model: Model) -> int:

@@ -3,16 +3,21 @@
 from typing import Any
 
 from llmos.syscalls.errors import E_CONTEXT
-from llmos.syscalls.types import FinishReason, Sampling, Usage
+from llmos.syscalls.types import FinishReason, Sampling, TokenLogprobs, TokenScore, Usage
 
 from .detokenizer import Detokenizer, StopChecker
+from .grammar import Constraint
 from .protocol import Done, Generate
+from .reading import Likelihood
 from .sequence import ResolvedSampling, Sequence
 from .toolcalls import ToolCallParser
 
 
 class Generation:
-    """One request in progress. `take_token` is called once for each sampled token."""
+    """One request in progress. `take_token` is called once for each sampled token.
+
+    What the request says was emitted before is taken in first, as if it had been sampled here.
+    """
 
     def __init__(
         self,
@@ -30,13 +35,41 @@ class Generation:
         self._stops = StopChecker(sequence.sampling.stop)
         self._parser = parser
         self._ends = ends
+        self._num_sent = 0
+        self._logprobs: list[TokenLogprobs] = []
+        for token in request.emitted:
+            self.take_token(token)
+        self.take_unsent()
 
-    def take_token(self, token: int) -> str:
+    def constrain(self, constraint: Constraint) -> None:
+        """From now on the answer, what there is of it too, has to fit a grammar."""
+        for token in self.sequence.tokens[self.sequence.num_prompt :]:
+            constraint.advance(token)
+        self.sequence.constraint = constraint
+
+    @property
+    def grammar_error(self) -> str:
+        """Why the grammar cannot go on, where it cannot."""
+        constraint = self.sequence.constraint
+        return constraint.error if constraint else ""
+
+    def take_unsent(self) -> tuple[tuple[int, ...], tuple[TokenLogprobs, ...]]:
+        """The tokens that were sampled since the last call, and their log-probabilities."""
+        unsent = self.sequence.tokens[self.sequence.num_prompt + self._num_sent :]
+        self._num_sent += len(unsent)
+        return tuple(unsent), tuple(self._logprobs[len(self._logprobs) - len(unsent) :])
+
+    def take_token(self, token: int, likelihood: Likelihood | None = None) -> str:
         """Append a sampled token; the text to show now. May set `finish_reason`."""
         self.sequence.tokens.append(token)
-        is_end = token in self._ends
+        if likelihood:
+            self._logprobs.append(self._describe(token, likelihood))
+        is_end, constraint = token in self._ends, self.sequence.constraint
+        if constraint:
+            constraint.advance(token)
         text = self._stops.add("" if is_end else self._detokenizer.add(token))
-        if is_end or self._stops.is_stopped:
+        is_complete = constraint is not None and constraint.is_complete
+        if is_end or is_complete or self._stops.is_stopped:
             self.finish_reason = "stop"
         elif self.sequence.num_completion >= self.sequence.sampling.max_tokens:
             self.finish_reason = "length"
@@ -49,6 +82,13 @@ class Generation:
         self.text += text
         return text
 
+    def _describe(self, token: int, likelihood: Likelihood) -> TokenLogprobs:
+        def score(token: int, logprob: float) -> TokenScore:
+            return TokenScore(token, self._detokenizer.show(token), logprob)
+
+        top = tuple(score(one, logprob) for one, logprob in likelihood.top)
+        return TokenLogprobs(score(token, likelihood.logprob), top)
+
     def make_done(self) -> Done:
         """The result. `finish_reason` must be set."""
         assert self.finish_reason is not None
@@ -56,11 +96,11 @@ class Generation:
         reason = "tool_calls" if calls else self.finish_reason
         usage = Usage(
             prompt_tokens=self.sequence.num_prompt,
-            cached_tokens=self.sequence.num_cached or 0,
+            cached_tokens=min(self.sequence.num_cached or 0, self.sequence.num_prompt),
             completion_tokens=self.sequence.num_completion,
         )
         tokens = tuple(self.sequence.tokens[self.sequence.num_prompt :])
-        return Done(self.id, self.text, tokens, calls, reason, usage)
+        return Done(self.id, self.text, tokens, calls, reason, usage, tuple(self._logprobs))
 
 
 def resolve_sampling(
@@ -94,4 +134,5 @@ def resolve_sampling(
         frequency_penalty=wanted.frequency_penalty,
         seed=wanted.seed or 0,
         stop=wanted.stop,
+        logprobs=wanted.logprobs,
     )

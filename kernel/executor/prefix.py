@@ -1,9 +1,9 @@
 """A page's name: a digest of everything that its keys and values depend on.
 
 `name(page) = BLAKE2b(name of the page before, token ids in the page)`, and the first page follows
-a root that digests the model's fingerprint and the tenant's salt. So equal names mean equal
-content: shared prefixes, forks, turns and preempted sequences all find pages by the same lookup,
-and tenants cannot learn from timing what others have asked.
+a root that digests the model's fingerprint, its adapter and the tenant's salt. So equal names mean
+equal content: shared prefixes, forks, turns and preempted sequences all find pages by the same
+lookup, and tenants cannot learn from timing what others have asked.
 """
 
 from array import array
@@ -13,10 +13,10 @@ from hashlib import blake2b
 _NAME_BYTES = 16
 
 
-def make_root(fingerprint: str, tenant: str) -> bytes:
-    """The name that a tenant's first pages follow."""
-    salt = blake2b(tenant.encode(), digest_size=_NAME_BYTES).digest()
-    return blake2b(salt + fingerprint.encode(), digest_size=_NAME_BYTES).digest()
+def make_root(fingerprint: str, tenant: str, adapter: str = "") -> bytes:
+    """The name that the first pages follow of what a tenant says to a model with an adapter."""
+    salts = (blake2b(one.encode(), digest_size=_NAME_BYTES).digest() for one in (tenant, adapter))
+    return blake2b(b"".join(salts) + fingerprint.encode(), digest_size=_NAME_BYTES).digest()
 
 
 def extend_names(

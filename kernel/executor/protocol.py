@@ -1,42 +1,84 @@
 """What the kernel and an executor process say to each other, as msgpack frames.
 
-A frame is a 4-byte big-endian length and that many bytes of msgpack: one tagged struct. Both ends
-are ours and trusted, so a malformed frame is a fault that ends the process. A generation is named
-by an id of the kernel's choosing, never used twice on one connection.
+A frame (see syscalls/frames.py) holds one tagged struct. Both ends are ours and trusted, so a
+malformed frame is a fault that ends the process. A generation is named by an id of the kernel's
+choosing, never used twice on one connection.
 """
 
 import select
 import socket
-import struct
-from typing import Generic, TypeVar
+from typing import Generic, Literal, TypeVar
 
 import msgspec
 
 from llmos.syscalls.errors import ErrorReply
-from llmos.syscalls.types import FinishReason, Message, Sampling, ToolCall, ToolSpec, Usage
+from llmos.syscalls.frames import READ_BYTES, FrameBuffer, pack_frame
+from llmos.syscalls.types import (
+    FinishReason,
+    Grammar,
+    Message,
+    Sampling,
+    TokenLogprobs,
+    TokenScore,
+    ToolCall,
+    ToolSpec,
+    Usage,
+)
 
 MAX_FRAME_BYTES = 16 << 20
-LENGTH = struct.Struct(">I")
-_READ_BYTES = 1 << 16
 
 
 class Load(msgspec.Struct, frozen=True, tag="load"):
-    """First message. `model` is a folder or a hub id; None and "auto" let the executor choose."""
+    """First message. `model` is a folder or a hub id; None and "auto" let the executor choose.
+
+    Pages are kept in `page_folder`, over the executor's end, up to so many bytes; without a folder
+    they are not kept.
+    """
 
     model: str
     device: str = "auto"
     dtype: str = "auto"
     max_model_len: int | None = None
+    page_folder: str | None = None
+    max_page_folder_bytes: int | None = None
 
 
 class Generate(msgspec.Struct, frozen=True, tag="generate"):
-    """Continue `messages`. Only equal tenants share pages."""
+    """Continue `messages`. Only equal tenants share pages; `owner` is the process they are for.
+
+    `emitted` are tokens that an executor before this one gave for the same request: the answer goes
+    on after them, and they count as part of it. The whole answer fits `grammar`; `tool_choice` is
+    "auto", "required" (it is a call of one of `tools`) or the name of the tool that is called.
+    """
 
     id: int
     messages: tuple[Message, ...]
     tools: tuple[ToolSpec, ...] = ()
     sampling: Sampling = Sampling()
     tenant: str = ""
+    emitted: tuple[int, ...] = ()
+    grammar: Grammar | None = None
+    tool_choice: str = "auto"
+    owner: int = 0
+
+
+class Score(msgspec.Struct, frozen=True, tag="score"):
+    """Tell how likely each continuation is as the beginning of the answer to `messages`."""
+
+    id: int
+    messages: tuple[Message, ...]
+    continuations: tuple[str, ...]
+    tenant: str = ""
+    owner: int = 0
+
+
+class Embed(msgspec.Struct, frozen=True, tag="embed"):
+    """Turn texts into vectors."""
+
+    id: int
+    texts: tuple[str, ...]
+    tenant: str = ""
+    owner: int = 0
 
 
 class Cancel(msgspec.Struct, frozen=True, tag="cancel"):
@@ -57,12 +99,24 @@ class Resume(msgspec.Struct, frozen=True, tag="resume"):
     id: int
 
 
+class Hint(msgspec.Struct, frozen=True, tag="hint"):
+    """An owner waits for a tool or a person, for so long (None: as long as such a wait is), or
+    is gone. Pages that only it used are given up accordingly."""
+
+    owner: int
+    kind: Literal["tool", "person", "gone"]
+    expected_idle_seconds: float | None = None
+
+
 class Stats(msgspec.Struct, frozen=True, tag="stats"):
     """Ask for a StatsReply."""
 
 
 class Loaded(msgspec.Struct, frozen=True, tag="loaded"):
-    """The model is ready. Equal fingerprints give equal tokens for equal requests."""
+    """The model is ready. Equal fingerprints give equal tokens for equal requests.
+
+    `warnings` are lines for the person who chose the model.
+    """
 
     model: str
     architecture: str
@@ -74,6 +128,7 @@ class Loaded(msgspec.Struct, frozen=True, tag="loaded"):
     device: str
     dtype: str
     load_seconds: float
+    warnings: tuple[str, ...] = ()
 
 
 class LoadFailed(msgspec.Struct, frozen=True, tag="load_failed"):
@@ -83,21 +138,46 @@ class LoadFailed(msgspec.Struct, frozen=True, tag="load_failed"):
 
 
 class Token(msgspec.Struct, frozen=True, tag="token"):
-    """More text of a generation; `num_tokens` have been sampled so far."""
+    """More text of a generation; `num_tokens` have been sampled so far.
+
+    `tokens` are those since the last Token: all of them so far make all of the text so far.
+    """
 
     id: int
     text: str
     num_tokens: int
+    tokens: tuple[int, ...] = ()
+    logprobs: tuple[TokenLogprobs, ...] = ()
 
 
 class Done(msgspec.Struct, frozen=True, tag="done"):
-    """A generation's whole result; `text` is its Token texts joined, `tokens` what was sampled."""
+    """A generation's whole result; `text` begins with its Token texts, `tokens` are all sampled.
+
+    `logprobs`, where asked for, are those of the tokens that were sampled here.
+    """
 
     id: int
     text: str
     tokens: tuple[int, ...]
     tool_calls: tuple[ToolCall, ...]
     finish_reason: FinishReason
+    usage: Usage
+    logprobs: tuple[TokenLogprobs, ...] = ()
+
+
+class Scored(msgspec.Struct, frozen=True, tag="scored"):
+    """The tokens of each continuation with their log-probabilities."""
+
+    id: int
+    tokens: tuple[tuple[TokenScore, ...], ...]
+    usage: Usage
+
+
+class Embedded(msgspec.Struct, frozen=True, tag="embedded"):
+    """A vector of length 1 for each text, as little-endian float32."""
+
+    id: int
+    vectors: tuple[bytes, ...]
     usage: Usage
 
 
@@ -109,7 +189,11 @@ class Failed(msgspec.Struct, frozen=True, tag="failed"):
 
 
 class StatsReply(msgspec.Struct, frozen=True, tag="stats_reply"):
-    """Counts at this moment; `num_steps` and after count since the load."""
+    """Counts at this moment; `num_steps` and after count since the load.
+
+    `num_page_hits` are pages found when a sequence was admitted, by the tier where they were;
+    `num_evictions` are pages that the device gave up, by what became of them.
+    """
 
     num_running: int
     num_waiting: int
@@ -122,44 +206,45 @@ class StatsReply(msgspec.Struct, frozen=True, tag="stats_reply"):
     num_prompt_tokens: int
     num_cached_tokens: int
     num_completion_tokens: int
+    num_loading: int = 0
+    page_bytes: int = 0
+    num_pages_on_host: int = 0
+    num_pages_on_disk: int = 0
+    num_page_hits: dict[str, int] = {}
+    num_evictions: dict[str, int] = {}
+    num_bytes_moved: dict[str, int] = {}
 
 
-FromKernel = Load | Generate | Cancel | Pause | Resume | Stats
-FromExecutor = Loaded | LoadFailed | Token | Done | Failed | StatsReply
-Output = Token | Done | Failed
+class Heartbeat(msgspec.Struct, frozen=True, tag="heartbeat"):
+    """The executor works, and has had nothing else to say for a second."""
+
+
+FromKernel = Load | Generate | Score | Embed | Cancel | Pause | Resume | Hint | Stats
+Output = Token | Done | Scored | Embedded | Failed
+FromExecutor = Loaded | LoadFailed | Output | StatsReply | Heartbeat
 
 _encoder = msgspec.msgpack.Encoder()
 T = TypeVar("T")
 
 
 def encode_frame(message: FromKernel | FromExecutor) -> bytes:
-    """One message as a frame. Raises ValueError past MAX_FRAME_BYTES."""
-    body = _encoder.encode(message)
-    if len(body) > MAX_FRAME_BYTES:
-        raise ValueError(f"a message of {len(body)} bytes; a frame holds {MAX_FRAME_BYTES}")
-    return LENGTH.pack(len(body)) + body
+    """One message as a frame. Raises E_ARG past MAX_FRAME_BYTES."""
+    return pack_frame(_encoder.encode(message), MAX_FRAME_BYTES)
 
 
 class FrameDecoder(Generic[T]):
-    """Turns bytes as they arrive into messages of one union. Raises ValueError on a bad length."""
+    """Turns bytes as they arrive into messages of one union. Raises E_FRAME on a bad length."""
 
     def __init__(self, kind: "type[T]") -> None:
         self._decoder: msgspec.msgpack.Decoder[T] = msgspec.msgpack.Decoder(kind)
-        self._buffer = bytearray()
+        self._buffer = FrameBuffer(MAX_FRAME_BYTES)
 
     def feed(self, data: bytes) -> list[T]:
         """The messages that `data` completes, in order."""
-        self._buffer += data
+        self._buffer.feed(data)
         messages: list[T] = []
-        while len(self._buffer) >= LENGTH.size:
-            (length,) = LENGTH.unpack_from(self._buffer)
-            if not 0 < length <= MAX_FRAME_BYTES:
-                raise ValueError(f"a frame of {length} bytes")
-            end = LENGTH.size + length
-            if len(self._buffer) < end:
-                break
-            messages.append(self._decoder.decode(self._buffer[LENGTH.size : end]))
-            del self._buffer[:end]
+        while (body := self._buffer.take()) is not None:
+            messages.append(self._decoder.decode(body))
         return messages
 
 
@@ -174,7 +259,7 @@ class Channel:
         """The messages that have arrived; with `wait`, at least one. Raises EOFError at the end."""
         messages: list[FromKernel] = []
         while (wait and not messages) or select.select([self._socket], [], [], 0)[0]:
-            data = self._socket.recv(_READ_BYTES)
+            data = self._socket.recv(READ_BYTES)
             if not data:
                 raise EOFError("the kernel closed the connection")
             messages += self._frames.feed(data)

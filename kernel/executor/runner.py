@@ -1,10 +1,11 @@
 """One step on the device: pack the work into one row, run the model, sample.
 
 The model sees one row of tokens with explicit positions; which tokens may see which is the
-attention function's affair. Logits are computed only where a token is sampled.
+attention function's affair. Logits are computed only where they are read.
 """
 
 from collections.abc import Sequence as Seq
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,9 +13,11 @@ from numpy.typing import NDArray
 
 from .attention import Chunk, Step, using
 from .batch import Work
+from .masks import MaskMaker, PendingMasks
 from .model import Model
 from .native.pool import NativePool
 from .plain import PlainPool
+from .reading import Pooled, Reading, Sampled, find_rows, measure, read_scores
 from .sampler import sample
 
 
@@ -24,6 +27,9 @@ class Runner:
     def __init__(self, model: Model, *, num_pages: int, page_size: int) -> None:
         self._model = model
         self._page_size = page_size
+        self._masks = MaskMaker()
+        self._hidden = torch.empty(0)
+        model.network.base_model.register_forward_hook(self._keep_hidden)
         self.pool: NativePool | PlainPool
         if model.is_native:
             self.pool = NativePool(model.layers, num_pages=num_pages)
@@ -37,22 +43,69 @@ class Runner:
             )
 
     @torch.inference_mode()
-    def run(self, works: Seq[Work]) -> list[int | None]:
-        """Compute the work, single tokens first; the sampled token of each work that `is_last`.
+    def run(self, works: Seq[Work]) -> list[Reading | None]:
+        """Compute the work, single tokens first; what each work gives, if it gives anything.
 
-        Keys and values of all tokens are in their pages afterwards. A token is None where the
-        model's logits are not finite.
+        Keys and values of all tokens are in their pages afterwards.
         """
         counts = np.array([work.num_tokens for work in works])
-        lasts = [index for index, work in enumerate(works) if work.is_last]
-        rows = (counts.cumsum() - 1)[lasts] if lasts else counts[:1] - 1
+        starts = counts.cumsum() - counts
+        wanted = [find_rows(work) for work in works]
+        rows = [start + row for start, rows in zip(starts, wanted, strict=True) for row in rows]
         tokens = np.array([token for work in works for token in work.tokens], np.int64)
         positions = np.concatenate([work.positions for work in works])
+        masks = self._masks.begin([work.sequence for work in works if _samples(work)])
         with using(self._build_step(works, counts)):
             logits = self._model.compute_logits(
-                self._send(tokens), self._send(positions), self._send(rows)
+                self._send(tokens), self._send(positions), self._send(np.array(rows or [0]))
             )
-        return sample(logits, [works[index].sequence for index in lasts]) if lasts else []
+        readings: list[Reading | None] = [None] * len(works)
+        self._read_texts(works, wanted, logits, starts.tolist(), readings)
+        self._sample(works, wanted, logits, masks, readings)
+        return readings
+
+    def _read_texts(
+        self,
+        works: Seq[Work],
+        wanted: list[range],
+        logits: torch.Tensor,
+        starts: list[int],
+        readings: list[Reading | None],
+    ) -> None:
+        """What is scored and what is embedded."""
+        row = 0
+        for index, (work, rows) in enumerate(zip(works, wanted, strict=True)):
+            if work.sequence.kind == "score" and rows:
+                readings[index] = read_scores(work, rows, logits[row : row + len(rows)])
+            if work.sequence.kind == "embed":
+                hidden = self._hidden[0, starts[index] : starts[index] + work.num_tokens]
+                readings[index] = Pooled(work.sequence.num_computed, hidden.float().sum(0))
+            row += len(rows)
+
+    def _sample(
+        self,
+        works: Seq[Work],
+        wanted: list[range],
+        logits: torch.Tensor,
+        masks: PendingMasks | None,
+        readings: list[Reading | None],
+    ) -> None:
+        """The next token of each generation whose tokens are all computed."""
+        indices = [index for index, work in enumerate(works) if _samples(work)]
+        if not indices:
+            return
+        if len(indices) < len(logits):
+            ends = np.array([len(rows) for rows in wanted]).cumsum() - 1
+            logits = logits[self._send(ends[indices])]
+        sequences = [works[index].sequence for index in indices]
+        told = [row for row, one in enumerate(sequences) if one.sampling.logprobs is not None]
+        plain = logits[told] if told else logits[:0]  # a copy: masks change the logits in place
+        tokens = sample(masks.hide(logits) if masks else logits, sequences)
+        num_top = [sequences[row].sampling.logprobs or 0 for row in told]
+        measured = measure(plain, [tokens[row] for row in told], num_top)
+        likelihoods = dict(zip(told, measured, strict=True))
+        for row, index in enumerate(indices):
+            readings[index] = Sampled(tokens[row], likelihoods.get(row))
 
     def _build_step(self, works: Seq[Work], counts: NDArray[np.int64]) -> Step:
         starts = counts.cumsum() - counts
@@ -63,5 +116,17 @@ class Runner:
         slots = np.concatenate([work.find_slots(self._page_size) for work in works])
         return Step(self.pool, slots, int((counts == 1).sum()), chunks)
 
+    def close(self) -> None:
+        """End the runner's thread."""
+        self._masks.close()
+
+    def _keep_hidden(self, module: Any, arguments: Any, output: Any) -> None:
+        """The last hidden states of the forward pass, [1, tokens, hidden]."""
+        self._hidden = output[0]
+
     def _send(self, numbers: NDArray[np.int64]) -> torch.Tensor:
         return torch.from_numpy(numbers).to(self._model.device)
+
+
+def _samples(work: Work) -> bool:
+    return work.is_last and work.sequence.kind == "generate"

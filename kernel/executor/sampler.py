@@ -18,6 +18,8 @@ _WEYL = (np.uint64(0x9E3779B9), np.uint64(0xBB67AE85))
 _LOW = np.uint64(0xFFFFFFFF)
 _HALF = np.uint64(32)
 _ROUNDS = 10
+_FEW_CANDIDATES = 64
+_MANY_CANDIDATES = 1024
 Words = NDArray[np.uint64]
 
 
@@ -58,9 +60,9 @@ def sample(logits: torch.Tensor, sequences: Seq[Sequence]) -> list[int | None]:
     tokens: list[int | None] = list(greedy.tolist())
     drawn = [row for row, one in enumerate(sequences) if one.sampling.temperature > 0]
     if drawn:
-        for row, token in zip(
-            drawn, _draw(logits[drawn], [sequences[row] for row in drawn]), strict=True
-        ):
+        some = logits if len(drawn) == len(logits) else logits[drawn]
+        found = _draw(some, [sequences[row] for row in drawn])
+        for row, token in zip(drawn, found, strict=True):
             tokens[row] = token
     for row in (~torch.isfinite(best)).nonzero().flatten().tolist():
         tokens[row] = None
@@ -84,30 +86,89 @@ def _penalize(logits: torch.Tensor, sequences: list[Sequence]) -> torch.Tensor:
 
 
 def _draw(logits: torch.Tensor, sequences: list[Sequence]) -> list[int]:
-    """One token a row from the filtered distribution, by its cumulative sum in sorted order."""
+    """One token a row from the filtered distribution, by its cumulative sum in sorted order.
+
+    The likeliest few are enough where the draw and all that the filters keep lie among them; the
+    other rows are sorted as a whole, with the same result.
+    """
     parameters = [one.sampling for one in sequences]
     logits = logits / _column([one.temperature for one in parameters], logits)
-    ordered, tokens = torch.sort(logits, dim=-1, descending=True, stable=True)
-    probabilities = torch.softmax(_filter(ordered, parameters), -1)
-    sums = probabilities.double().cumsum(-1)
+    probabilities = torch.softmax(logits, -1)
     uniform = draw_uniform([one.seed for one in parameters], [len(one.tokens) for one in sequences])
-    goal = torch.from_numpy(uniform).to(sums.device).unsqueeze(1) * sums[:, -1:]
-    ranks = torch.searchsorted(sums, goal, right=True)
-    ranks = torch.minimum(ranks, (probabilities > 0).sum(-1, keepdim=True) - 1)
-    return [int(token) for token in tokens.gather(1, ranks).flatten().tolist()]
+    goals = torch.from_numpy(uniform).to(logits.device)
+    drawn, is_certain = pick(
+        logits, probabilities, goals, parameters, _count_candidates(parameters)
+    )
+    if rest := (~is_certain).nonzero().flatten().tolist():
+        size = logits.shape[1]
+        some = [parameters[row] for row in rest]
+        drawn[rest], _ = pick(logits[rest], probabilities[rest], goals[rest], some, size)
+    return [int(token) for token in drawn.tolist()]
 
 
-def _filter(ordered: torch.Tensor, parameters: list[ResolvedSampling]) -> torch.Tensor:
-    """Logits in falling order, with what top_k, top_p and min_p leave out at minus infinity."""
-    num_tokens = ordered.shape[1]
-    top_k = _column([float(one.top_k or num_tokens) for one in parameters], ordered)
-    ranks = torch.arange(num_tokens, device=ordered.device)
-    ordered = ordered.masked_fill(ranks >= top_k, float("-inf"))
-    probabilities = torch.softmax(ordered, -1)
-    before = probabilities.cumsum(-1) - probabilities
-    hidden = before >= _column([one.top_p for one in parameters], ordered)
-    hidden &= _column([float(one.top_p < 1) for one in parameters], ordered).bool()
-    ordered = ordered.masked_fill(hidden, float("-inf"))
-    probabilities = torch.softmax(ordered, -1)
-    least = _column([one.min_p for one in parameters], ordered) * probabilities[:, :1]
-    return ordered.masked_fill(probabilities < least, float("-inf"))
+def _count_candidates(parameters: list[ResolvedSampling]) -> int:
+    """How many of the likeliest are looked at first."""
+    few = all(0 < one.top_k <= _FEW_CANDIDATES // 2 for one in parameters)
+    return _FEW_CANDIDATES if few else _MANY_CANDIDATES
+
+
+def pick(
+    logits: torch.Tensor,
+    probabilities: torch.Tensor,
+    goals: torch.Tensor,
+    parameters: list[ResolvedSampling],
+    num_candidates: int,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """A token a row, looking at the likeliest `num_candidates`; and whether these were enough.
+
+    `goals` are numbers in [0, 1). A row is certain when its token, and the last one that its
+    filters keep, are likelier than the last candidate: no token outside has a say then, not even
+    one that is as likely as one inside.
+    """
+    num_tokens = logits.shape[1]
+    size = min(num_candidates, num_tokens)
+    ordered, tokens = _order(logits, size)
+    weights = probabilities.gather(1, tokens).double()
+    sums = weights.cumsum(-1)
+    kept, is_filtered = _count_kept(weights, sums, parameters, num_tokens)
+    last = (kept - 1).unsqueeze(1)
+    totals = torch.where(is_filtered, sums.gather(1, last).squeeze(1), 1.0)
+    ranks = torch.searchsorted(sums, (goals * totals).unsqueeze(1), right=True)
+    ranks = torch.minimum(ranks, last)
+    border = torch.where(is_filtered, ordered.gather(1, last).squeeze(1), float("inf"))
+    border = torch.minimum(border, ordered.gather(1, ranks).squeeze(1))
+    is_certain = (border > ordered[:, -1]) | (size == num_tokens)
+    return tokens.gather(1, ranks).squeeze(1), is_certain
+
+
+def _order(logits: torch.Tensor, size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The `size` largest logits of each row in falling order, equal ones by their token."""
+    if size == logits.shape[1]:
+        ordered, tokens = torch.sort(logits, dim=-1, descending=True, stable=True)
+        return ordered, tokens
+    tokens = torch.topk(logits, size, dim=-1, sorted=False).indices.sort(-1).values
+    ordered, places = torch.sort(logits.gather(1, tokens), dim=-1, descending=True, stable=True)
+    return ordered, tokens.gather(1, places)
+
+
+def _count_kept(
+    weights: torch.Tensor, sums: torch.Tensor, parameters: list[ResolvedSampling], num_tokens: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """How many of the candidates a row may draw, and whether filters say so.
+
+    All of them where the end of what the filters keep is not among the candidates.
+    """
+    size = sums.shape[1]
+    top_k = torch.tensor(
+        [min(one.top_k or num_tokens, num_tokens) for one in parameters], device=sums.device
+    )
+    is_bounded = top_k < num_tokens
+    ends = (top_k.clamp(max=size) - 1).unsqueeze(1)
+    totals = torch.where(is_bounded, sums.gather(1, ends).squeeze(1), 1.0).unsqueeze(1)
+    top_p = _column([one.top_p for one in parameters], sums)
+    min_p = _column([one.min_p for one in parameters], sums)
+    is_kept = (sums - weights < top_p * totals) | (top_p >= 1)
+    is_kept &= (weights >= min_p * weights[:, :1]) & (weights > 0)
+    kept = torch.minimum(is_kept.sum(-1), top_k)
+    kept = torch.where(is_bounded & (top_k > size), size, kept).clamp(min=1)
+    return kept, is_bounded | (top_p < 1).squeeze(1) | (min_p > 0).squeeze(1)

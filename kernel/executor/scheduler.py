@@ -2,36 +2,47 @@
 
 Running sequences hold pages for every computed token; waiting ones hold none. When a running
 sequence finds no page, the newest running one gives its pages up and waits at the front of the
-line; on return it finds them again by name or computes them anew. Invariant: with the pool at
-least as large as one whole window, the oldest sequence always gets on.
+line; on return it finds them again by name, on the device or below, or computes them anew. Whose
+pages are being read from disk is put aside, and comes back to the front of the line. Invariant:
+with the pool at least as large as one whole window, the oldest sequence always gets on.
 """
 
 from collections import deque
 
 from .batch import Work
 from .pages import OutOfPages, PagePool
+from .placement import Placement
 from .sequence import Sequence
+from .swap import Swap
 
 
 class Scheduler:
     """The queues, and the only one who gives and takes pages."""
 
     def __init__(
-        self, pool: PagePool, *, page_size: int, max_running: int, max_step_tokens: int
+        self,
+        pool: PagePool,
+        *,
+        page_size: int,
+        max_running: int,
+        max_step_tokens: int,
+        swap: Swap | None = None,
     ) -> None:
         self.pool = pool
+        self._placement = Placement(pool, swap)
         self.page_size = page_size
         self.max_running = max_running
         self.max_step_tokens = max_step_tokens
         self.running: list[Sequence] = []
         self.waiting: deque[Sequence] = deque()
+        self.loading: list[Sequence] = []
         self.paused: dict[int, Sequence] = {}
         self.num_preemptions = 0
 
     @property
     def has_work(self) -> bool:
         """Whether a step would compute something."""
-        return bool(self.running or self.waiting)
+        return bool(self.running or self.waiting or self.loading)
 
     def add(self, sequence: Sequence) -> None:
         """Put a new sequence at the end of the line."""
@@ -58,14 +69,18 @@ class Scheduler:
             self._release(sequence)
         elif sequence in self.waiting:
             self.waiting.remove(sequence)
+        elif sequence in self.loading:
+            self.loading.remove(sequence)
+        sequence.restore = None
 
     def _release(self, sequence: Sequence) -> None:
-        self.pool.release(sequence.pages)
-        sequence.pages = []
+        self.pool.release(list(sequence.pages))
+        sequence.pages.clear()
         sequence.num_computed = sequence.num_named = 0
 
     def plan(self) -> list[Work]:
         """The next step's work: decodes, then chunks, in order of arrival."""
+        self._take_back_loaded()
         works: list[Work] = []
         budget = self.max_step_tokens
         num_preemptions = self.num_preemptions
@@ -106,46 +121,50 @@ class Scheduler:
     def _allocate(self, sequence: Sequence, num_tokens: int) -> None:
         num_pages = -(-(sequence.num_computed + num_tokens) // self.page_size)
         if num_pages > len(sequence.pages):
-            sequence.pages += self.pool.allocate(num_pages - len(sequence.pages))
+            sequence.pages.extend(self.pool.allocate(num_pages - len(sequence.pages)))
 
     def _admit(self, budget: int) -> Sequence | None:
         """Move the first waiting sequence into the batch, if there is a place and room for it.
 
-        It waits one step more when a running prefill is about to make the next page it needs.
+        It waits one step more when a running prefill is about to make the next page it needs; if
+        that page is below the device, it is put aside and the next one's turn comes.
         """
-        if not self.waiting or len(self.running) >= self.max_running:
-            return None
-        sequence = self.waiting[0]
-        found, missing = self._find_prefix(sequence)
-        if missing is not None and missing in self._list_pages_in_the_making():
-            return None
-        num_tokens = len(sequence.tokens)
-        num_new = -(-num_tokens // self.page_size) - len(found)
-        if num_new + self.pool.count_needed_to_hold(found) > self.pool.num_available:
-            return None
-        for page in found:
-            self.pool.hold(page)
-        sequence.pages = found
-        sequence.num_computed = len(found) * self.page_size
-        sequence.num_named = len(found)
-        if sequence.num_cached is None:
-            sequence.num_cached = sequence.num_computed
-        self._allocate(sequence, min(budget, sequence.num_left))
-        self.running.append(self.waiting.popleft())
-        return sequence
+        while self.waiting and len(self.running) + len(self.loading) < self.max_running:
+            sequence = self.waiting[0]
+            names = sequence.name_pages(self.page_size, sequence.num_skippable)
+            found = self._placement.find_prefix(names)
+            if len(found) < len(names) and names[len(found)] in self._list_pages_in_the_making():
+                return None
+            if not self._has_room(sequence, found):
+                return None
+            restore = sequence.restore or self._placement.begin_restore(names, len(found))
+            if restore.is_done:
+                sequence.restore = None
+                self._placement.place(sequence, names, restore, self.page_size)
+                self._allocate(sequence, min(budget, sequence.num_left))
+                self.running.append(self.waiting.popleft())
+                return sequence
+            sequence.restore = restore
+            self.loading.append(self.waiting.popleft())
+        return None
 
-    def _find_prefix(self, sequence: Sequence) -> tuple[list[int], bytes | None]:
-        """Cached pages of its prefix, and the name of the first that is missing.
+    def _has_room(self, sequence: Sequence, found: list[int]) -> bool:
+        """Whether it fits beside those that run, and those that will when they are loaded."""
+        num_new = self._count_pages(sequence) - len(found)
+        num_promised = sum(self._count_pages(one) for one in self.loading)
+        num_wanted = num_new + self.pool.count_needed_to_hold(found) + num_promised
+        return num_wanted <= self.pool.num_available
 
-        The last token is always computed: its logits are needed.
-        """
-        found: list[int] = []
-        for name in sequence.name_pages(self.page_size, len(sequence.tokens) - 1):
-            page = self.pool.find(name)
-            if page is None:
-                return found, name
-            found.append(page)
-        return found, None
+    def _count_pages(self, sequence: Sequence) -> int:
+        return -(-len(sequence.tokens) // self.page_size)
+
+    def _take_back_loaded(self) -> None:
+        """Sequences whose pages have come up go to the front of the line."""
+        self._placement.collect()
+        loaded = [one for one in self.loading if one.restore and one.restore.is_done]
+        for sequence in reversed(loaded):
+            self.loading.remove(sequence)
+            self.waiting.appendleft(sequence)
 
     def _list_pages_in_the_making(self) -> set[bytes]:
         return {
@@ -161,9 +180,12 @@ class Scheduler:
         sequence.num_computed += work.num_tokens
         names = sequence.name_pages(self.page_size, sequence.num_computed)
         for index in range(sequence.num_named, len(names)):
-            sequence.pages[index] = self.pool.give_name(sequence.pages[index], names[index])
+            sequence.pages[index] = self.pool.give_name(
+                sequence.pages[index], names[index], index=index, owner=sequence.owner
+            )
         sequence.num_named = len(names)
 
     def check_integrity(self) -> None:
         """Raise AssertionError if pages and tables disagree."""
-        self.pool.check_integrity(sequence.pages for sequence in self.running)
+        self.pool.check_integrity(list(sequence.pages) for sequence in self.running)
+        self._placement.check_integrity()

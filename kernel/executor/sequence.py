@@ -6,11 +6,16 @@ results are appended by the engine.
 """
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 
+from .grammar import Constraint
 from .prefix import extend_names
+from .restore import Restore
 from .table import PageTable
+
+Kind = Literal["generate", "score", "embed"]
 
 
 @dataclass(frozen=True)
@@ -27,6 +32,7 @@ class ResolvedSampling:
     frequency_penalty: float = 0.0
     seed: int = 0
     stop: tuple[str, ...] = ()
+    logprobs: int | None = None
 
     @property
     def has_penalties(self) -> bool:
@@ -46,14 +52,18 @@ class Sequence:
     tokens: list[int]
     sampling: ResolvedSampling
     root: bytes
+    owner: int = 0
     num_prompt: int = 0
     pages: PageTable = field(default_factory=PageTable)
     num_computed: int = 0
     num_cached: int | None = None  # prompt tokens found in pages when it was first admitted
     names: list[bytes] = field(default_factory=list)
     num_named: int = 0  # pages of the table that have their name
+    restore: Restore | None = None  # pages on their way up for it, while it waits
     counts: torch.Tensor | None = None  # [2, vocabulary]: in the prompt, in the output
     num_counted: int = 0
+    constraint: Constraint | None = None
+    kind: Kind = "generate"
 
     def __post_init__(self) -> None:
         self.num_prompt = len(self.tokens)
@@ -62,6 +72,13 @@ class Sequence:
     def num_left(self) -> int:
         """Tokens without keys and values; 1 when decoding."""
         return len(self.tokens) - self.num_computed
+
+    @property
+    def num_skippable(self) -> int:
+        """Tokens that need not be computed where their keys and values are found in pages."""
+        if self.kind == "embed":
+            return 0
+        return len(self.tokens) - 1 if self.kind == "generate" else self.num_prompt - 1
 
     @property
     def num_completion(self) -> int:

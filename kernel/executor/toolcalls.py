@@ -20,8 +20,9 @@ from .detokenizer import count_held
 Family = Literal["hermes", "llama", "mistral"]
 PYTHON_TAG = "<|python_tag|>"
 MISTRAL_TAG = "[TOOL_CALLS]"
+ARGS_TAG = "[ARGS]"
 HERMES_TAGS = ("<tool_call>", "</tool_call>")
-MARKERS = (PYTHON_TAG, MISTRAL_TAG, "[ARGS]", "[CALL_ID]", *HERMES_TAGS)
+MARKERS = (PYTHON_TAG, MISTRAL_TAG, ARGS_TAG, "[CALL_ID]", *HERMES_TAGS)
 _LLAMA_OPENING = re.compile(r'\s*\{\s*"(name|type|function|parameters|arguments)"')
 _LLAMA_BEGINNING = re.compile(r'\s*(\{\s*("\w*)?)?')
 _MISTRAL_NAMED = re.compile(r"\s*([\w.-]{1,200})(?:\[CALL_ID\]\w+)?(?:\[ARGS\])?\s*(?=\{)")

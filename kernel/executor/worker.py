@@ -127,8 +127,8 @@ class _Loop:
         if not has_work and not self._is_checked:
             self._engine.check_integrity()
         self._is_checked = not has_work
-        is_resting = not has_work and not self._engine.rest()
-        self.accept(self._channel.receive(wait=is_resting))
+        is_done = not has_work and not self._engine.rest()
+        self.accept(self._channel.receive(wait=is_done))
         self._send(join_ends(self._engine.step()))
 
     def accept(self, messages: list[FromKernel]) -> None:

@@ -26,4 +26,5 @@ async def sys_print(trap: Trap, call: Print) -> Effect:
 async def sys_ask(trap: Trap, call: Ask) -> Answer:
     """Ask the person at the process's terminal."""
     process = trap.process
+    trap.machine.models.hint(process.pid, "person")
     return Answer(await process.terminal.ask(process.pid, call.prompt, call.choices))

@@ -1,7 +1,7 @@
 """Processes: `spawn`, `wait`, `signal`, `ps`."""
 
 from llmos.memory.db import Connection
-from llmos.syscalls.errors import E_ARG, E_PERM
+from llmos.syscalls.errors import E_ARG, E_KERNEL, E_PERM, raise_reply
 from llmos.syscalls.process import (
     PidReply,
     ProcessExit,
@@ -14,6 +14,9 @@ from llmos.syscalls.process import (
 )
 
 from ..listing import list_processes, read_exit
+from ..machine import Machine
+from ..process import Process
+from ..terminal import Terminal
 from .trap import Effect, Trap
 
 
@@ -48,20 +51,33 @@ async def sys_wait(trap: Trap, call: Wait) -> ProcessExit:
         ended = await read_exit(machine, call.pid, parent.pid)
         if ended is not None:
             return ended
-        child = await machine.launcher.resume(call.pid, parent.terminal)
+        child = await _bring_back(machine, call.pid, parent.terminal)
     if child.parent != parent.pid:
         raise E_PERM(f"process {call.pid} is not a child of this one", field="pid")
     await child.ended.wait()
     if child.exit is None:
-        raise E_ARG(f"process {call.pid} has no exit", field="pid")
+        raise_reply(child.error or E_KERNEL(f"process {call.pid} went away").reply())
     return child.exit
 
 
+async def _bring_back(machine: Machine, pid: int, terminal: Terminal) -> Process:
+    """A process that is left behind lives again: by this wait, or by another one just now."""
+    try:
+        return await machine.launcher.resume(pid, terminal)
+    except E_ARG:
+        child = machine.table.get(pid)
+        if child is None:
+            raise
+        return child
+
+
 async def sys_signal(trap: Trap, call: Signal) -> Signalled:
-    """Signal a process of the same tenant."""
-    machine = trap.machine
+    """Signal a process of the same tenant; one that a dead kernel left behind can be ended."""
+    machine, tenant = trap.machine, trap.process.tenant
     target = machine.table.get(call.pid)
-    if target is None or target.tenant != trap.process.tenant:
+    if target is None:
+        return Signalled(await machine.launcher.end_evicted(call.pid, call.name, tenant))
+    if target.tenant != tenant:
         return Signalled(delivered=False)
     machine.launcher.signal(target, call.name)
     return Signalled(delivered=True)

@@ -13,11 +13,11 @@ async def sys_tool(trap: Trap, call: Tool) -> ToolResult:
     machine, process = trap.machine, trap.process
     context = ToolContext(process.workspace, machine.clock, process.capabilities)
     begun = machine.clock.monotonic()
+    machine.models.hint(process.pid, "tool")
     text, failed = "", True
     try:
-        arguments = machine.tools.decode(call.name, call.arguments)
         result = await machine.tools.call(
-            call.name, arguments, context, machine.config.tool_timeout_seconds
+            call.name, trap.arguments, context, machine.config.tool_timeout_seconds
         )
         text, failed = result.text, False
     except SyscallError as error:

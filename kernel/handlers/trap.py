@@ -17,7 +17,8 @@ class Trap:
     """One call in the kernel.
 
     A `pure` call's handler calls `begin` when it has found nothing to refuse: from then on the call
-    has a row. `partial` is text made so far, for a call that is cancelled.
+    has a row. `arguments` is what a tool is called with, decoded, and else the call. `partial` is
+    text made so far, for a call that is cancelled.
     """
 
     machine: Machine
@@ -27,6 +28,7 @@ class Trap:
     started_at: float
     send_text: Callable[[str], Awaitable[None]]
     begin: Callable[[], Awaitable[None]]
+    arguments: msgspec.Struct
     partial: str | None = None
 
 

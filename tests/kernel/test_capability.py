@@ -19,7 +19,7 @@ from llmos.kernel.capability import (
 from llmos.kernel.workspace import Workspace
 from llmos.syscalls.errors import E_PERM, SyscallError
 from llmos.syscalls.files import ListFiles, ReadFile, WriteFile
-from llmos.syscalls.generate import Generate
+from llmos.syscalls.generate import Embed, Generate, Score
 from llmos.syscalls.memory import ContextCreate, Forget, Recall, Remember
 from llmos.syscalls.process import GetPid, Ps, Signal, Spawn, Wait
 from llmos.syscalls.table import BY_REQUEST, ROWS
@@ -61,6 +61,8 @@ CALLS: list[tuple[msgspec.Struct, str]] = [
     (ListFiles(), r"reading '\.'"),
     (WriteFile("a.txt", ""), r"writing 'a\.txt'; add its folder to \[capabilities\] files\.write"),
     (Spawn("ask"), r"child 'ask'; add 'ask' to \[capabilities\] children"),
+    (Score(model="other"), r"model 'other'; add 'other' to \[capabilities\] generate\.models"),
+    (Embed(("a",)), r"model 'demo'"),
     (Ps(), r"call 'ps'; say \[capabilities\] processes = true"),
     (Signal(3), r"call 'signal'"),
 ]

@@ -219,12 +219,6 @@ async def test_a_childs_end_reaches_whoever_waits(
         assert await system.call(Wait(child.pid)) == ended
 
 
-async def test_a_signal_to_nobody_is_not_delivered(attach: Attach) -> None:
-    system, _ = await attach()
-
-    assert await system.signal(99) is False
-
-
 async def test_ps_shows_the_caller_waiting_for_its_own_answer(attach: Attach) -> None:
     system, process = await attach()
 

@@ -15,13 +15,11 @@ from llmos.syscalls.table import TABLE
 from llmos.syscalls.tasks import running
 from llmos.syscalls.wire import (
     ByteStream,
-    Cancel,
     Chunk,
-    Exit,
     Failure,
     FrameStream,
     FromApp,
-    Hello,
+    Joined,
     Reply,
     Request,
     decode,
@@ -65,16 +63,18 @@ class ScriptedKernel:
     def __init__(self, stream: ByteStream) -> None:
         self.frames = FrameStream(stream)
         self.calls: list[tuple[str, int, str]] = []
+        self.joined: list[Joined] = []
 
-    async def receive(self) -> Hello | Request | Cancel | Exit:
+    async def receive(self) -> FromApp:
         """The app's next frame."""
         with anyio.fail_after(20):
             frame: FromApp = decode(await self.frames.receive(), _from_app)
         return frame
 
     async def receive_call(self) -> Request:
-        """The app's next frame, which is a call."""
-        frame = await self.receive()
+        """The app's next call; the end of strands is noted."""
+        while isinstance(frame := await self.receive(), Joined):
+            self.joined.append(frame)
         assert isinstance(frame, Request)
         self.calls.append((frame.strand, frame.seq, frame.name))
         return frame

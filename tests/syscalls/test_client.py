@@ -2,7 +2,7 @@
 
 import msgspec
 import pytest
-from anyio import EndOfStream, create_task_group, fail_after, wait_all_tasks_blocked
+from anyio import EndOfStream, Event, create_task_group, fail_after, wait_all_tasks_blocked
 from anyio.lowlevel import checkpoint
 
 from llmos.syscalls.client import MAX_CALLS_AT_ONCE, System, app
@@ -20,6 +20,7 @@ from llmos.syscalls.wire import (
     Deliver,
     FrameStream,
     Goodbye,
+    Joined,
     Reply,
     Welcome,
 )
@@ -138,15 +139,83 @@ async def test_an_error_reply_is_raised_with_all_that_it_says(
     system: System, kernel: ScriptedKernel
 ) -> None:
     def refuse(call: object) -> msgspec.Struct:
-        raise E_BUSY("full", field="seq", retry_after_seconds=0.5, partial="so far")
+        raise E_BUSY("too many files", field="path", retry_after_seconds=0.5, partial="so far")
 
     async with running() as tasks:
         tasks.start_soon(kernel.serve, refuse)
-        with pytest.raises(E_BUSY, match="full") as caught:
+        with pytest.raises(E_BUSY, match="too many files") as caught:
             await system.getpid()
 
     error = caught.value
-    assert (error.field, error.retry_after_seconds, error.partial) == ("seq", 0.5, "so far")
+    assert (error.field, error.retry_after_seconds, error.partial) == ("path", 0.5, "so far")
+
+
+async def test_a_call_for_which_there_is_no_room_is_sent_again_under_its_number(
+    system: System, kernel: ScriptedKernel
+) -> None:
+    async def script() -> None:
+        for _ in range(2):
+            busy = E_BUSY("full", field="seq", retry_after_seconds=0.001)
+            await kernel.fail(await kernel.receive_call(), busy)
+        await kernel.serve(say_pid)
+
+    async with running() as tasks:
+        tasks.start_soon(script)
+        assert [await system.getpid(), await system.getpid()] == [7, 7]
+
+    assert [seq for _, seq, _ in kernel.calls] == [0, 0, 0, 1]
+
+
+async def test_a_call_that_is_cancelled_while_it_waits_for_room_is_not_sent_again(
+    system: System, kernel: ScriptedKernel
+) -> None:
+    async with create_task_group() as tasks:
+        tasks.start_soon(system.sleep, 1000.0)
+        busy = E_BUSY("full", field="seq", retry_after_seconds=1000.0)
+        await kernel.fail(await kernel.receive_call(), busy)
+        await wait_all_tasks_blocked()
+        tasks.cancel_scope.cancel()
+
+    async with running() as tasks:
+        tasks.start_soon(kernel.serve, say_pid)
+        await system.getpid()
+    assert [seq for _, seq, _ in kernel.calls] == [0, 1]
+
+
+async def test_a_gather_tells_which_strands_before_it_have_ended(
+    system: System, kernel: ScriptedKernel
+) -> None:
+    async with running() as tasks:
+        tasks.start_soon(kernel.serve, say_pid)
+        for _ in range(3):
+            await system.gather(system.getpid(), system.getpid())
+        await system.getpid()
+
+    assert kernel.joined == [Joined("0", 2), Joined("0", 4)]
+
+
+async def test_a_strand_that_a_task_still_calls_in_has_not_ended(
+    system: System, kernel: ScriptedKernel
+) -> None:
+    release = Event()
+
+    async def call_later() -> None:
+        await release.wait()
+        await system.getpid()
+
+    async with running() as serving, create_task_group() as tasks:
+        serving.start_soon(kernel.serve, say_pid)
+
+        async def leave_a_task_behind() -> None:
+            tasks.start_soon(call_later)
+
+        await system.gather(system.getpid())
+        await system.gather(leave_a_task_behind())
+        await system.gather(system.getpid())
+        release.set()
+
+    assert kernel.joined == [Joined("0", 1)]
+    assert kernel.calls[-1] == ("0.2", 0, "getpid")
 
 
 async def test_a_call_that_is_cancelled_says_so_to_the_kernel(

@@ -9,7 +9,7 @@ import pytest
 from llmos.syscalls import files, generate, ipc, memory, process, table, tool, values
 from llmos.syscalls.client import System
 from llmos.syscalls.table import BY_REQUEST, ROWS, TABLE, Syscall
-from llmos.syscalls.types import Message, ToolCall, Usage
+from llmos.syscalls.types import Message, TokenScore, ToolCall, Usage
 from llmos.syscalls.wire import decode, encode
 
 NAMES = [row.name for row in ROWS]
@@ -18,6 +18,12 @@ EXAMPLES: tuple[msgspec.Struct, ...] = (
     process.PidReply(1),
     generate.Generate((Message("user", "hi"),), tools=("clock",), stream=True),
     generate.Generation("", (ToolCall("clock", "{}"),), "tool_calls", Usage(1, 0, 1), "echo", 5),
+    generate.Score((Message("user", "hi"),), ("yes", "no")),
+    generate.Scores(
+        (generate.TextScore(-0.5, (TokenScore(3, "yes", -0.5),)),), Usage(2, 0, 0), "m"
+    ),
+    generate.Embed(("one", "two")),
+    generate.Embeddings((b"\x00\x00\x80?",), Usage(1, 0, 0), "m"),
     tool.Tool("clock"),
     tool.ToolResult("noon", truncated=True),
     memory.ContextCreate((Message("system", "be brief"),)),

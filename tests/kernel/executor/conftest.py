@@ -1,5 +1,6 @@
 """Tiny random checkpoints of several architectures, made once per test run."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -103,6 +104,12 @@ def make_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str],
 def qwen3(make_checkpoint: Callable[[str], Path]) -> Path:
     """The folder of the random Qwen3."""
     return make_checkpoint("qwen3")
+
+
+@pytest.fixture
+def make_copy(make_checkpoint: Callable[[str], Path], tmp_path: Path) -> Callable[[str], Path]:
+    """A copy of an architecture's folder, to be changed."""
+    return lambda name: Path(shutil.copytree(make_checkpoint(name), tmp_path / name))
 
 
 @pytest.fixture

@@ -74,6 +74,102 @@ def test_a_lost_reference_is_noticed() -> None:
         pool.check_integrity([])
 
 
+class Clock:
+    """Time that passes when it is told to."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def fill(pool: PagePool, names: str, owner: int = 1) -> list[int]:
+    """A released sequence with a page for each letter; pages that are there are shared."""
+    table = []
+    for index, letter in enumerate(names):
+        page = pool.find(letter.encode())
+        if page is None:
+            (page,) = pool.allocate(1)
+            pool.give_name(page, letter.encode(), index=index, owner=owner)
+        else:
+            pool.hold(page, owner)
+        table.append(page)
+    pool.release(table)
+    return table
+
+
+def find_left(pool: PagePool, names: str) -> str:
+    """The letters whose pages are still there."""
+    return "".join(letter for letter in names if pool.find(letter.encode()) is not None)
+
+
+def test_a_beginning_outlives_every_sequence_that_goes_on_from_it() -> None:
+    clock = Clock()
+    pool = PagePool(6, clock=clock)
+    fill(pool, "abc")
+    clock.now = 1.0
+    fill(pool, "ade")
+
+    left = []
+    for _ in range(5):
+        pool.allocate(pool.num_free + 1)
+        left.append(find_left(pool, "abcde"))
+
+    assert left == ["abde", "ade", "ad", "a", ""]
+
+
+def test_what_many_share_outlives_what_was_used_a_little_later() -> None:
+    clock = Clock()
+    pool = PagePool(2, clock=clock)
+    for owner in range(10):
+        fill(pool, "a", owner)
+    clock.now = 1.0
+    fill(pool, "b")
+
+    pool.allocate(1)
+
+    assert find_left(pool, "ab") == "a"
+
+
+def test_a_page_that_is_not_wanted_for_long_goes_before_older_ones() -> None:
+    clock = Clock()
+    pool = PagePool(2, clock=clock)
+    fill(pool, "a")
+    clock.now = 1.0
+    fill(pool, "b", owner=2)
+
+    pool.expect_idle([b"b", b"x"], 2, idle_seconds=5.0)
+    pool.allocate(1)
+
+    assert find_left(pool, "ab") == "a"
+
+
+def test_a_hint_does_not_touch_what_others_use_or_share() -> None:
+    pool = PagePool(3, clock=Clock())
+    fill(pool, "a", owner=1)
+    fill(pool, "a", owner=2)
+    fill(pool, "b", owner=3)
+    (held,) = fill(pool, "c", owner=2)
+    pool.hold(held, 2)
+
+    pool.expect_idle([b"a", b"b", b"c"], 2, idle_seconds=None)
+    pool.allocate(1)
+
+    assert find_left(pool, "abc") == "ac"
+
+
+def test_who_loses_its_content_is_told_while_it_is_still_there() -> None:
+    pool = PagePool(2, clock=Clock())
+    told = []
+    pool.on_evict = lambda page, content: told.append((page, content.name, content.index))
+    table = fill(pool, "ab")
+
+    pool.allocate(1)
+
+    assert told == [(table[1], b"b", 1)]
+
+
 @given(ACTIONS)
 def test_every_page_is_free_referenced_or_cached_exactly_once(
     actions: list[tuple[str, int]],
@@ -87,7 +183,7 @@ def test_every_page_is_free_referenced_or_cached_exactly_once(
         elif action == "share" and (page := pool.find(bytes([number]))) is not None:
             pool.hold(page)
             tables.append([page])
-        elif action == "name" and table and not pool.is_named(table[-1]):
+        elif action == "name" and table and not pool.get_content(table[-1]):
             table[-1] = pool.give_name(table[-1], bytes([number]))
         elif action == "release" and table is not None:
             tables.remove(table)

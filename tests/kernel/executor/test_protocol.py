@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmos.kernel.executor.protocol import (
+    MAX_FRAME_BYTES,
     Cancel,
     Channel,
     FrameDecoder,
@@ -16,6 +17,7 @@ from llmos.kernel.executor.protocol import (
     Stats,
     encode_frame,
 )
+from llmos.syscalls.errors import E_ARG, E_FRAME
 from llmos.syscalls.types import Message, Sampling, ToolSpec
 
 MESSAGES: list[FromKernel] = [
@@ -43,8 +45,13 @@ def test_frames_arrive_whole_however_they_are_cut(size: int) -> None:
 def test_a_length_over_the_cap_is_an_error() -> None:
     decoder: FrameDecoder[FromKernel] = FrameDecoder(FromKernel)  # type: ignore[arg-type]
 
-    with pytest.raises(ValueError, match="4294967295"):
+    with pytest.raises(E_FRAME, match="4294967295"):
         decoder.feed(b"\xff\xff\xff\xff")
+
+
+def test_a_message_larger_than_a_frame_is_refused_before_it_is_sent() -> None:
+    with pytest.raises(E_ARG, match="a frame holds"):
+        encode_frame(Load("x" * (MAX_FRAME_BYTES + 1)))
 
 
 def test_a_channel_gives_what_is_there_and_notices_the_end() -> None:

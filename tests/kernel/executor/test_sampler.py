@@ -96,7 +96,9 @@ def test_a_draw_does_not_depend_on_the_rest_of_the_batch() -> None:
     assert together[2] == alone[0]
 
 
-def test_numbers_that_are_not_finite_give_no_token() -> None:
+@pytest.mark.parametrize("temperature", [0.0, 1e-6])
+def test_numbers_that_are_not_finite_give_no_token(temperature: float) -> None:
     logits = torch.stack([LOGITS, torch.full((4,), float("nan"))])
+    sequence = make_sequence(temperature=temperature)
 
-    assert sample(logits, [make_sequence(), make_sequence()]) == [0, None]
+    assert sample(logits, [sequence, sequence]) == [0, None]

@@ -1,0 +1,102 @@
+"""A generation that goes on after the tokens that another executor gave for it."""
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from llmos.kernel.executor.engine import Engine
+from llmos.kernel.executor.protocol import Done, Generate, Load, Token
+from llmos.syscalls.types import Message, Sampling, ToolSpec
+
+GREEDY = Sampling(max_tokens=20, temperature=0.0)
+HOT = Sampling(max_tokens=20, temperature=1.0, top_p=0.95, seed=42)
+PENALIZED = msgspec.structs.replace(
+    HOT, repetition_penalty=1.3, presence_penalty=0.5, frequency_penalty=0.3
+)
+TOOLS = (ToolSpec("clock", "Tells the time", "{}"),)
+SAMPLINGS = pytest.mark.parametrize("sampling", [GREEDY, HOT, PENALIZED])
+
+
+def ask(sampling: Sampling, *, tools: tuple[ToolSpec, ...] = ()) -> Generate:
+    return Generate(1, (Message("user", "Grüße, 世界! 🦊"),), tools, sampling)
+
+
+def run(engine: Engine, request: Generate) -> tuple[list[Token], Done]:
+    engine.submit(request)
+    tokens: list[Token] = []
+    while engine.has_work:
+        for output in engine.step():
+            if isinstance(output, Token):
+                tokens.append(output)
+            if isinstance(output, Done):
+                return tokens, output
+    raise AssertionError("no Done")
+
+
+def go_on(engine: Engine, request: Generate, emitted: tuple[int, ...]) -> tuple[list[Token], Done]:
+    return run(engine, msgspec.structs.replace(request, emitted=emitted))
+
+
+def describe(done: Done) -> tuple[object, ...]:
+    """A result, but for what was cached."""
+    tokens = (done.usage.prompt_tokens, done.usage.completion_tokens)
+    return done.text, done.tokens, done.tool_calls, done.finish_reason, tokens
+
+
+@SAMPLINGS
+def test_it_ends_like_one_that_was_never_interrupted(
+    engine: Engine, qwen3: Path, sampling: Sampling
+) -> None:
+    request = ask(sampling)
+    _, whole = run(engine, request)
+    other = Engine(Load(str(qwen3)), num_pages=64)
+
+    ends = [go_on(other, request, whole.tokens[:size])[1] for size in range(len(whole.tokens))]
+
+    assert {describe(end) for end in ends} == {describe(whole)}
+
+
+@SAMPLINGS
+def test_only_the_text_that_is_new_is_sent(engine: Engine, sampling: Sampling) -> None:
+    request = ask(sampling)
+    before, whole = run(engine, request)
+    sent, text = list[int](), ""
+
+    for token in before[:-1]:
+        sent, text = [*sent, *token.tokens], text + token.text
+        after, _ = go_on(engine, request, tuple(sent))
+        assert text + "".join(one.text for one in after) == whole.text
+
+
+@SAMPLINGS
+def test_a_stop_string_is_found_wherever_the_border_is(engine: Engine, sampling: Sampling) -> None:
+    _, free = run(engine, ask(sampling))
+    stop = free.text[len(free.text) // 2 :][:6]
+    request = ask(msgspec.structs.replace(sampling, stop=(stop,)))
+    _, whole = run(engine, request)
+
+    ends = [go_on(engine, request, whole.tokens[:size])[1] for size in range(len(whole.tokens))]
+
+    assert whole.text == free.text[: free.text.index(stop)]
+    assert {describe(end) for end in ends} == {describe(whole)}
+
+
+def test_text_that_may_hold_calls_goes_on_as_well(engine: Engine) -> None:
+    request = ask(HOT, tools=TOOLS)
+    _, whole = run(engine, request)
+
+    ends = [go_on(engine, request, whole.tokens[:size])[1] for size in range(len(whole.tokens))]
+
+    assert {describe(end) for end in ends} == {describe(whole)}
+
+
+def test_tokens_are_each_sent_once_and_in_order(engine: Engine) -> None:
+    tokens, done = run(engine, ask(HOT))
+
+    sent = [one for token in tokens for one in token.tokens]
+
+    assert sent == list(done.tokens[: len(sent)])
+    assert [sum(len(one.tokens) for one in tokens[: at + 1]) for at in range(len(tokens))] == [
+        token.num_tokens for token in tokens
+    ]

@@ -1,0 +1,68 @@
+"""What drivers hear of processes that wait and end."""
+
+from pathlib import Path
+
+import pytest
+
+from llmos.kernel.config import Config
+from llmos.kernel.drivers.driver import Wait
+from llmos.kernel.drivers.echo import EchoDriver
+from llmos.kernel.machine import Machine
+from llmos.kernel.main import boot
+from llmos.kernel.models import Model
+from llmos.syscalls.errors import E_TOOL
+
+from .conftest import Attach, MakeApp
+from .test_launch import finish, start
+
+pytestmark = pytest.mark.anyio
+Heard = list[tuple[int, str]]
+
+
+class Listener(EchoDriver):
+    """Answers as echo does, and remembers what it was told of processes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heard: Heard = []
+
+    def hint(self, pid: int, kind: Wait, expected_idle_seconds: float | None = None) -> None:
+        self.heard.append((pid, kind))
+
+
+def listen(machine: Machine) -> Heard:
+    """Have a driver among the machine's that remembers."""
+    driver = Listener()
+    machine.models._by_name["listener"] = Model(driver, driver.info)
+    return driver.heard
+
+
+async def test_a_process_that_asks_waits_for_a_person(attach: Attach, machine: Machine) -> None:
+    heard = listen(machine)
+    system, process = await attach()
+
+    await system.ask("name?")
+
+    assert heard == [(process.pid, "person")]
+
+
+async def test_a_process_that_calls_a_tool_waits_for_it(attach: Attach, machine: Machine) -> None:
+    heard = listen(machine)
+    system, process = await attach()
+
+    await system.tool("calculator", expression="6 * 7")
+    with pytest.raises(E_TOOL):
+        await system.tool("calculator", expression="1 / 0")
+
+    assert heard == [(process.pid, "tool")] * 2
+
+
+async def test_a_process_that_ends_is_gone(
+    config: Config, make_app: MakeApp, tmp_path: Path
+) -> None:
+    async with boot(config) as machine:
+        heard = listen(machine)
+        process = await start(machine, make_app("short", "return 1"), tmp_path)
+        await finish(process)
+
+    assert heard == [(process.pid, "gone")]
