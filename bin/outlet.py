@@ -28,6 +28,7 @@ class Outlet:
 
     def __init__(self) -> None:
         self._streams = (sys.stdout, sys.stderr)
+        self._are_terminals = tuple(stream.isatty() for stream in self._streams)
         self._waiting: deque[tuple[int, str]] = deque()
         self.num_waiting_chars = 0
         self._arrived = anyio.Event()
@@ -37,10 +38,10 @@ class Outlet:
     def put(self, text: str, *, is_error: bool = False) -> None:
         """Write text after all that came before, to stdout or to stderr.
 
-        While a prompt stands between, it goes to the prompt, which shows it above itself.
+        Where a prompt stands on the terminal it goes to that, which shows it above itself.
         """
         now = (sys.stdout, sys.stderr)[is_error]
-        if now is not self._streams[is_error]:
+        if now is not self._streams[is_error] and self._are_terminals[is_error]:
             now.write(text)
             now.flush()
         elif not (self._is_hurried and self.num_waiting_chars > MAX_WAITING_CHARS):

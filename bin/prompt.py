@@ -89,7 +89,7 @@ class Prompt:
             self._sessions[own] = open_session(self._history if own else None)
         session = self._sessions[own]
         try:
-            with patch_stdout():
+            with patch_stdout(raw=True):  # what comes is for terminals: see Screen
                 return await session.prompt_async(prompt, handle_sigint=False)
         except EOFError:
             return None

@@ -49,6 +49,7 @@ class Terminal:
         self._pid = 0
         self._last_pid = 0
         self._num_questions = 0
+        self._one_at_a_time = anyio.Lock()
         self._unfinished: dict[int, str] = {}  # last lines of what writes behind a question
         self._num_interrupts = 0
         self._interrupted = False
@@ -143,21 +144,26 @@ class Terminal:
 
     async def _answer(self, asked: Asked) -> None:
         """Put a question to the person and send the answer."""
+        async with self._one_at_a_time:
+            self._num_questions += 1
+            while not await self._put(asked):
+                pass  # the line was cleared
+            self._num_questions -= 1
+
+    async def _put(self, asked: Asked) -> bool:
+        """Ask once; False if it has to be asked again."""
         self._screen.start_line()
         own = asked.pid == self._pid
-        self._num_questions += 1
         await self._outlet.flush()
         try:
             text = await self._prompt.ask(asked.prompt, asked.choices, own=own)
         except Interrupted as interrupted:
             if interrupted.typed or (self._keep and own):
-                await self._answer(asked)
-            else:
-                await self._interrupt()
+                return False
+            await self._interrupt()
         else:
             await self._connection.send(Input(asked.ask, text))
-        finally:
-            self._num_questions -= 1
+        return True
 
     async def _watch_interrupts(self, group: TaskGroup) -> None:
         with anyio.open_signal_receiver(signal.SIGINT) as signals:

@@ -1,5 +1,6 @@
 """A terminal: the person at the other end of a process, and who of its processes is in front.
 
+Whoever is in front, or has left the front to its child, may ask. Others wait until they are there.
 Events go out in order through a bounded buffer; a terminal that does not read is given up rather
 than waited for. Written by handlers (events, questions) and by the control gate (answers, end).
 """
@@ -8,7 +9,7 @@ from collections import deque
 
 import anyio
 
-from .protocol import Asked, Logged, Output, ToTerminal
+from .protocol import Asked, Logged, Notice, Output, ToTerminal
 
 MAX_BUFFERED_EVENTS = 65_536
 MAX_BUFFERED_CHARS = 8_000_000
@@ -26,10 +27,10 @@ class Question:
 
 
 class Terminal:
-    """One attached person. `foreground` is a stack of pids; the last one gets Ctrl-C."""
+    """One attached person."""
 
     def __init__(self) -> None:
-        self.foreground: list[int] = []
+        self._foreground: list[int] = []
         self.closed = anyio.Event()
         self._events: deque[ToTerminal] = deque()
         self._arrived = anyio.Event()
@@ -37,6 +38,28 @@ class Terminal:
         self._read = anyio.Event()
         self._questions: dict[int, Question] = {}
         self._num_asked = 0
+
+    @property
+    def front(self) -> int | None:
+        """The process that gets Ctrl-C."""
+        return self._foreground[-1] if self._foreground else None
+
+    def bring_to_front(self, pid: int) -> None:
+        """Give a process the terminal until it ends, and show what it has asked."""
+        was_behind = self._is_behind(pid)
+        self.leave_front(pid)
+        self._foreground.append(pid)
+        for question in self._questions.values():
+            if was_behind and question.asked.pid == pid:
+                self.emit(question.asked)
+
+    def leave_front(self, pid: int) -> None:
+        """Give the terminal back to whoever had it before."""
+        if pid in self._foreground:
+            self._foreground.remove(pid)
+
+    def _is_behind(self, pid: int) -> bool:
+        return bool(self._foreground) and pid not in self._foreground
 
     def emit(self, event: ToTerminal) -> None:
         """Show an event; nothing happens when the person is gone."""
@@ -82,7 +105,10 @@ class Terminal:
             self._num_asked += 1
             question = Question(Asked(self._num_asked, pid, prompt, choices))
             self._questions[self._num_asked] = question
-            self.emit(question.asked)
+            if self._is_behind(pid):
+                self.emit(Notice(f"process {pid} waits in the background to ask: {prompt.strip()}"))
+            else:
+                self.emit(question.asked)
         question.is_cut_off = False
         try:
             await question.answered.wait()

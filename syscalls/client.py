@@ -340,20 +340,14 @@ class System:
         reply: process.PidReply = await self.call(process.GetPid())
         return reply.pid
 
-    async def spawn(
-        self,
-        app: str,
-        *argv: str,
-        model: str | None = None,
-        foreground: bool = False,
-    ) -> int:
+    async def spawn(self, app: str, *argv: str, model: str | None = None) -> int:
         """Start an app as a child; returns its pid."""
-        reply: process.PidReply = await self.call(process.Spawn(app, argv, model, foreground))
+        reply: process.PidReply = await self.call(process.Spawn(app, argv, model))
         return reply.pid
 
-    async def wait(self, pid: int) -> process.ProcessExit:
-        """Wait for a child's end."""
-        reply: process.ProcessExit = await self.call(process.Wait(pid))
+    async def wait(self, pid: int, *, foreground: bool = False) -> process.ProcessExit:
+        """Wait for a child's end; a child that asks the person something needs `foreground`."""
+        reply: process.ProcessExit = await self.call(process.Wait(pid, foreground))
         return reply
 
     async def signal(self, pid: int, name: process.SignalName = "TERM") -> bool:

@@ -25,18 +25,18 @@ class PidReply(msgspec.Struct, frozen=True):
 
 
 class Spawn(msgspec.Struct, frozen=True):
-    """Start an app as a child. With `foreground` it gets the terminal until it ends."""
+    """Start an app as a child."""
 
     app: Path
     argv: Annotated[tuple[Argument, ...], Meta(max_length=MAX_ARGUMENTS)] = ()
     model: Path | None = None
-    foreground: bool = False
 
 
 class Wait(msgspec.Struct, frozen=True):
-    """Wait until a child has ended."""
+    """Wait until a child has ended. With `foreground` it has the terminal meanwhile."""
 
     pid: Pid
+    foreground: bool = False
 
 
 class ProcessExit(msgspec.Struct, frozen=True):

@@ -17,6 +17,7 @@ HELP = """\
 APP WORDS...        run an app and wait for it (also: run APP WORDS...)
 APP WORDS... &      run it in the background
 jobs                the background jobs of this shell
+fg [%JOB]           bring a job to the front: only there it may ask you something
 ps                  all processes
 kill [-s SIG] PID   signal a process, or a job: kill %1 (TERM, KILL, STOP, CONT)
 wait                wait for the background jobs
@@ -44,6 +45,7 @@ class Shell:
         self.commands: dict[str, Callable[[list[str]], Awaitable[None]]] = {
             "run": self.run,
             "jobs": self.list_jobs,
+            "fg": self.bring_to_front,
             "ps": self.list_processes,
             "kill": self.kill,
             "wait": self.wait,
@@ -79,8 +81,8 @@ class Shell:
 
     async def run(self, words: list[str]) -> None:
         """Run an app in front and wait for it."""
-        pid = await self._spawn(words, foreground=True)
-        ended = await self._sys.wait(pid)
+        pid = await self._spawn(words)
+        ended = await self._sys.wait(pid, foreground=True)
         if ended.result and not ended.printed:
             await self._sys.print(ended.result)
         elif ended.code:
@@ -90,6 +92,19 @@ class Shell:
         """Show the jobs that run."""
         for job in self._jobs.values():
             await self._sys.print(f"[{job.number}] {job.pid} {job.line}")
+
+    async def bring_to_front(self, words: list[str]) -> None:
+        """Give the terminal to a job, by default the newest, and wait for it."""
+        pid = (
+            self._find_pid(words[0])
+            if words
+            else max((job.pid for job in self._jobs.values()), default=0)
+        )
+        job = next((job for job in self._jobs.values() if job.pid == pid), None)
+        if job is None:
+            raise E_ARG(f"process {pid} is no job of this shell" if words else "there is no job")
+        await self._sys.print(job.line)
+        await self._report(job, foreground=True)
 
     async def list_processes(self, words: list[str]) -> None:
         """Show the live processes."""
@@ -130,11 +145,11 @@ class Shell:
 
     # -- children
 
-    async def _spawn(self, words: list[str], *, foreground: bool) -> int:
+    async def _spawn(self, words: list[str]) -> int:
         if not words:
             raise E_ARG("usage: run APP WORDS...")
         try:
-            return await self._sys.spawn(words[0], *words[1:], foreground=foreground)
+            return await self._sys.spawn(words[0], *words[1:])
         except E_ARG as error:
             near = get_close_matches(words[0], self.commands, n=1, cutoff=0.7)
             if error.field != "app" or not near:
@@ -142,7 +157,7 @@ class Shell:
             raise E_ARG(f"there is no command {words[0]}; did you mean {near[0]}?") from None
 
     async def _start_job(self, words: list[str], line: str) -> None:
-        pid = await self._spawn(words, foreground=False)
+        pid = await self._spawn(words)
         job = Job(max(self._jobs, default=0) + 1, pid, line.strip().removesuffix("&").strip())
         self._jobs[job.number] = job
         await self._sys.print(f"[{job.number}] {pid}")
@@ -156,9 +171,9 @@ class Shell:
             if job.pid not in alive:
                 await self._report(job)
 
-    async def _report(self, job: Job) -> None:
+    async def _report(self, job: Job, *, foreground: bool = False) -> None:
         """Wait for a job's end and say how it came."""
-        ended = await self._sys.wait(job.pid)
+        ended = await self._sys.wait(job.pid, foreground=foreground)
         del self._jobs[job.number]
         await self._sys.print(f"[{job.number}] {describe(ended)}  {job.line}")
         if ended.result and not ended.printed:

@@ -163,7 +163,7 @@ async def _attend(
     """Be the process's terminal until it has ended or the person has left."""
     done = anyio.Event()
     machine.attending.add(done)
-    terminal.foreground.append(process.pid)
+    terminal.bring_to_front(process.pid)
     terminal.emit(Started(process.pid))
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(_listen, machine, frames, terminal)
@@ -203,7 +203,7 @@ async def _listen(machine: Machine, frames: FrameStream, terminal: Terminal) -> 
             case Input():
                 terminal.answer(request.ask, request.text)
             case Interrupt():
-                front = machine.table.get(terminal.foreground[-1]) if terminal.foreground else None
+                front = machine.table.get(terminal.front) if terminal.front else None
                 if front is not None:
                     machine.launcher.signal(front, "TERM")
             case _:

@@ -37,8 +37,6 @@ async def sys_spawn(trap: Trap, call: Spawn) -> Effect:
 
     def start(reply: PidReply) -> None:
         machine.launcher.start(reply.pid, birth, parent.terminal)
-        if call.foreground:
-            parent.terminal.foreground.append(reply.pid)
 
     return Effect(apply, start)
 
@@ -54,6 +52,8 @@ async def sys_wait(trap: Trap, call: Wait) -> ProcessExit:
         child = await _bring_back(machine, call.pid, parent.terminal)
     if child.parent != parent.pid:
         raise E_PERM(f"process {call.pid} is not a child of this one", field="pid")
+    if call.foreground:
+        child.terminal.bring_to_front(child.pid)
     await child.ended.wait()
     if child.exit is None:
         raise_reply(child.error or E_KERNEL(f"process {call.pid} went away").reply())

@@ -50,8 +50,8 @@ async def type_lines(kernel: KernelInMemory, *lines: str) -> str:
 async def test_an_app_runs_in_front_until_it_ends(kernel: KernelInMemory, line: str) -> None:
     await type_lines(kernel, line)
 
-    assert kernel.named(Spawn) == [Spawn("ask", ("a b", "c"), None, True)]
-    assert kernel.named(Wait) == [Wait(7)]
+    assert kernel.named(Spawn) == [Spawn("ask", ("a b", "c"))]
+    assert kernel.named(Wait) == [Wait(7, foreground=True)]
 
 
 async def test_a_failed_app_is_told_with_its_exit_code(kernel: KernelInMemory) -> None:
@@ -72,8 +72,16 @@ async def test_a_background_job_is_listed_and_its_end_told(kernel: KernelInMemor
 
     printed = await type_lines(kernel, "ask hi &", "jobs")
 
-    assert kernel.named(Spawn) == [Spawn("ask", ("hi",), None, False)]
+    assert kernel.named(Spawn) == [Spawn("ask", ("hi",))]
     assert printed == "[1] 7\n[1] 7 ask hi\n[1] done  ask hi\n"
+
+
+@pytest.mark.parametrize("line", ["fg", "fg %1", "fg 7"])
+async def test_a_job_comes_to_the_front(kernel: KernelInMemory, line: str) -> None:
+    printed = await type_lines(kernel, "chat &", line, "jobs")
+
+    assert kernel.named(Wait) == [Wait(7, foreground=True)]
+    assert printed == "[1] 7\nchat\n[1] done  chat\n"
 
 
 async def test_leaving_with_jobs_warns_once(kernel: KernelInMemory) -> None:
@@ -109,6 +117,9 @@ async def test_kill_takes_pids_and_jobs(kernel: KernelInMemory, line: str, signa
         ("kill -s", "usage: kill"),
         ("kill -s HUP 1", "usage: kill"),
         ("kill %3", "there is no job %3"),
+        ("fg", "there is no job"),
+        ("fg %3", "there is no job %3"),
+        ("fg 9", "process 9 is no job of this shell"),
         ("kill x", "x is neither a pid nor %JOB"),
         ("run", "usage: run"),
         ("run &", "usage: run"),

@@ -104,10 +104,23 @@ async def test_a_reader_who_leaves_ends_it(pipe: Pipe) -> None:
     assert isinstance(caught.value.exceptions[0], BrokenPipeError)
 
 
-async def test_what_a_prompt_stands_in_front_of_goes_through_the_prompt(pipe: Pipe) -> None:
+async def test_what_a_prompt_stands_in_front_of_goes_through_the_prompt() -> None:
     prompt = io.StringIO()
-    async with open_pipe(pipe) as (outlet, _):
-        with redirect_stdout(prompt):
-            outlet.put("above")
+    master, slave = os.openpty()
+    with open(slave, "w", encoding="utf-8") as screen, redirect_stdout(screen):
+        async with open_outlet() as outlet:
+            with redirect_stdout(prompt):
+                outlet.put("above")
+    os.close(master)
 
     assert prompt.getvalue() == "above"
+
+
+async def test_what_goes_to_a_file_goes_there_while_a_prompt_stands_elsewhere(pipe: Pipe) -> None:
+    prompt = io.StringIO()
+    async with open_pipe(pipe) as (outlet, reader):
+        os.set_blocking(reader.fileno(), False)
+        with redirect_stdout(prompt):
+            outlet.put("into the file")
+
+    assert (reader.read(100), prompt.getvalue()) == (b"into the file", "")

@@ -11,7 +11,7 @@ import pytest
 from anyio.abc import TaskGroup
 
 from llmos.bin.outlet import Outlet, open_outlet
-from llmos.bin.prompt import Prompt
+from llmos.bin.prompt import Pipe, Prompt
 from llmos.bin.terminal import Terminal, run_detached
 from llmos.kernel.protocol import (
     Asked,
@@ -126,6 +126,24 @@ async def test_a_question_without_anybody_to_answer_gets_the_end_of_input(tmp_pa
 
         assert await kernel.hear() == Input(3, None)
         await kernel.say(ended())
+
+
+async def test_two_questions_get_a_line_each(tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    prompt = Prompt(tmp_path / "history")
+    prompt._pipe = Pipe(reader)
+
+    async with connected() as (connection, kernel), working() as (outlet, group):
+        group.start_soon(Terminal(connection, outlet, prompt).run, RUN)
+        await kernel.hear()
+        await kernel.say(Asked(1, 7, "name? "), Asked(2, 7, "age? "))
+        await anyio.wait_all_tasks_blocked()
+        os.write(writer, b"Ada\n36\n")
+
+        assert [await kernel.hear(), await kernel.hear()] == [Input(1, "Ada"), Input(2, "36")]
+        await kernel.say(ended())
+    os.close(writer)
+    os.close(reader)
 
 
 async def test_words_behind_a_question_come_line_by_line(

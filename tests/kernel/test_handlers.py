@@ -219,6 +219,21 @@ async def test_a_childs_end_reaches_whoever_waits(
         assert await system.call(Wait(child.pid)) == ended
 
 
+async def test_whoever_waits_may_leave_the_front_to_the_child(
+    attach: Attach, machine: Machine, tmp_path: Path
+) -> None:
+    system, parent = await attach()
+    child = await make_process(machine, tmp_path)
+    child.parent, child.terminal = parent.pid, Terminal()
+    child.exit = ProcessExit(child.pid, "exited", 0)
+    child.ended.set()
+
+    await system.wait(child.pid)
+    assert child.terminal.front is None
+    await system.wait(child.pid, foreground=True)
+    assert child.terminal.front == child.pid
+
+
 async def test_ps_shows_the_caller_waiting_for_its_own_answer(attach: Attach) -> None:
     system, process = await attach()
 

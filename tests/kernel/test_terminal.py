@@ -130,6 +130,55 @@ async def test_answers_find_their_questions_in_any_order() -> None:
     assert answers == {"first": "to first", "second": "to second"}
 
 
+async def test_a_question_from_behind_is_shown_when_its_process_comes_to_the_front() -> None:
+    terminal = Terminal()
+    terminal.bring_to_front(1)
+    answers: list[str | None] = []
+
+    async def ask() -> None:
+        answers.append(await terminal.ask(2, "name?", ()))
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(ask)
+        assert await terminal.next_event() == Notice(
+            "process 2 waits in the background to ask: name?"
+        )
+        await anyio.wait_all_tasks_blocked()
+        terminal.bring_to_front(2)
+        await answer_next(terminal, "Ada")
+
+    assert answers == ["Ada"]
+
+
+async def test_a_question_from_behind_ends_with_the_person() -> None:
+    terminal = Terminal()
+    terminal.bring_to_front(1)
+    answers: list[str | None] = []
+
+    async def ask() -> None:
+        answers.append(await terminal.ask(2, "name?", ()))
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(ask)
+        await terminal.next_event()
+        terminal.close()
+
+    assert answers == [None]
+
+
+def test_who_ends_leaves_the_front_to_the_one_before() -> None:
+    terminal = Terminal()
+    for pid in (1, 2, 3, 2):
+        terminal.bring_to_front(pid)
+
+    fronts = [terminal.front]
+    for pid in (2, 9, 3, 1):
+        terminal.leave_front(pid)
+        fronts.append(terminal.front)
+
+    assert fronts == [2, 3, 3, 1, None]
+
+
 async def test_a_second_answer_and_an_unknown_one_change_nothing() -> None:
     terminal = Terminal()
     terminal.answer(99, "to what?")
