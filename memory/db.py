@@ -51,6 +51,7 @@ FIXES = {
     sqlite3.SQLITE_CANTOPEN: "make it and its folder writable",
     sqlite3.SQLITE_READONLY: "make it and its folder writable",
     sqlite3.SQLITE_FULL: "make room on the disk",
+    sqlite3.SQLITE_IOERR: "make room on the disk, or mend it",
 }
 
 

@@ -107,7 +107,7 @@ async def test_a_reader_who_leaves_ends_it(pipe: Pipe) -> None:
 async def test_what_a_prompt_stands_in_front_of_goes_through_the_prompt() -> None:
     prompt = io.StringIO()
     master, slave = os.openpty()
-    with open(slave, "w", encoding="utf-8") as screen, redirect_stdout(screen):
+    with os.fdopen(slave, "w", encoding="utf-8") as screen, redirect_stdout(screen):
         async with open_outlet() as outlet:
             with redirect_stdout(prompt):
                 outlet.put("above")

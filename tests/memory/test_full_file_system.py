@@ -51,6 +51,24 @@ async def main():
 anyio.run(main)
 """
 
+OPENED_TWICE = """
+import sys, anyio
+from pathlib import Path
+from llmos.memory.db import Database
+from llmos.syscalls.errors import E_STORAGE
+
+folder = Path(sys.argv[1])
+anyio.run(Database.open(folder / "memory.db").aclose)
+try:
+    (folder / "filler").write_bytes(bytes(2 << 20))
+except OSError as error:
+    print(error.strerror)
+try:
+    Database.open(folder / "memory.db")
+except E_STORAGE as error:
+    print(error.message.rpartition("; ")[2])
+"""
+
 
 def in_small_file_system(folder: Path, command: str, *arguments: str) -> "list[str] | None":
     """What a shell command says where `folder` has 1 MB; None if none may be mounted here."""
@@ -79,3 +97,13 @@ def test_what_waits_on_a_full_file_system_is_written_when_there_is_room(tmp_path
         "E_STORAGE: the store failed: database or disk is full [1]",
         str(list(range(1, 10))),
     ]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="mounts as Linux does")
+def test_a_store_on_a_full_file_system_asks_for_room_when_it_is_opened(tmp_path: Path) -> None:
+    if in_small_file_system(tmp_path, "true") is None:
+        pytest.skip("no file system may be mounted here")
+
+    said = in_small_file_system(tmp_path, '"$1" -c "$2" "$0"', sys.executable, OPENED_TWICE)
+
+    assert said == ["No space left on device", "make room on the disk, or mend it"]
