@@ -120,13 +120,18 @@ def _read_environ(environ: Mapping[str, str]) -> dict[str, object]:
     values: dict[str, object] = {}
     for name in sorted(environ):
         if name in fields:
-            values[fields[name].name] = convert(
-                environ[name], fields[name].type, name, strict=False
-            )
+            values[fields[name].name] = _read_variable(name, environ[name], fields[name].type)
         elif name.startswith(PREFIX) and name != "LLMOS_HOME":
             known = ", ".join(["LLMOS_HOME", *fields])
             raise E_ARG(f"{name}: unknown variable; fix: unset it; there are {known}", field=name)
     return values
+
+
+def _read_variable(name: str, text: str, kind: type) -> object:
+    try:
+        return convert(text, kind, name, strict=False)
+    except E_ARG as error:
+        raise E_ARG(f"{error.message}; fix: correct or unset it", field=name) from None
 
 
 def _make_private(folder: Path, variable: str) -> None:

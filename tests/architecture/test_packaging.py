@@ -1,9 +1,11 @@
 """Wheel and sdist hold all of llmos and nothing beside it."""
 
+import re
 import subprocess
 import sys
 import tarfile
 import zipfile
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -65,6 +67,13 @@ def test_the_wheel_holds_the_demonstration_model(wheel: set[str]) -> None:
 
 def test_the_wheel_installs_nothing_outside_llmos(wheel: set[str]) -> None:
     assert {name.split("/")[0] for name in wheel} == {"llmos"}
+
+
+def test_what_is_pinned_is_installed_in_that_version() -> None:
+    pins = re.findall(r"^([\w.-]+)==(\S+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
+
+    assert len(pins) > 50
+    assert [pin for pin in pins if version(pin[0]).partition("+")[0] != pin[1]] == []
 
 
 def test_the_wheel_is_typed(wheel: set[str]) -> None:

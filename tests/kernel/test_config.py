@@ -90,8 +90,10 @@ def test_an_unknown_variable_is_refused_by_name(home: Path) -> None:
 
 
 def test_a_variable_of_the_wrong_type_is_refused_by_name(home: Path) -> None:
-    with pytest.raises(E_ARG, match=r"LLMOS_MAX_TOKENS_DEFAULT: Expected int"):
+    with pytest.raises(E_ARG, match=r"_DEFAULT: Expected int.*; fix: correct or unset it") as error:
         load(home, LLMOS_MAX_TOKENS_DEFAULT="many")
+
+    assert error.value.field == "LLMOS_MAX_TOKENS_DEFAULT"
 
 
 def test_a_home_that_others_may_write_is_refused_with_the_fix(home: Path) -> None:
