@@ -15,10 +15,11 @@ from llmos.kernel.capability import Capabilities
 from llmos.kernel.clock import SystemClock
 from llmos.kernel.config import Config, load_config
 from llmos.kernel.gates.app import serve_app
-from llmos.kernel.machine import Machine
+from llmos.kernel.machine import Birth, Machine
 from llmos.kernel.main import assemble
 from llmos.kernel.manifest import Manifest
 from llmos.kernel.process import Process, ProcessSpec
+from llmos.kernel.terminal import Terminal
 from llmos.memory import processes
 from llmos.memory.db import Database
 from llmos.memory.journal import JournalRow, load
@@ -139,6 +140,24 @@ async def read_rows(machine: Machine, process: Process) -> list[JournalRow]:
     """The process's journal, everything queued included."""
     await machine.db.flush()
     return await load(machine.db, process.pid)
+
+
+def prepare(machine: Machine, app: str, workspace: Path, *argv: str) -> Birth:
+    """What a person's `run` asks of the launcher first."""
+    return machine.launcher.prepare(
+        app, argv, workspace=str(workspace), readable=(), model=None, parent=None
+    )
+
+
+async def record(machine: Machine, birth: Birth) -> int:
+    """Write down a process that is about to exist; its pid."""
+    return await machine.db.write(lambda connection: machine.launcher.record(connection, birth))
+
+
+async def start(machine: Machine, app: str, workspace: Path, *argv: str) -> Process:
+    """Start an app the way the control gate does."""
+    birth = prepare(machine, app, workspace, *argv)
+    return machine.launcher.start(await record(machine, birth), birth, Terminal())
 
 
 @pytest.fixture

@@ -14,9 +14,10 @@ from llmos.kernel.config import Config
 from llmos.kernel.listing import list_processes
 from llmos.kernel.main import boot, hold_state, log_to_file
 from llmos.kernel.protocol import Output
-from llmos.kernel.terminal import Terminal
 from llmos.memory.db import Database
 from llmos.syscalls.errors import E_STORAGE
+
+from .conftest import start
 
 pytestmark = pytest.mark.anyio
 SOURCE = Path(__file__).parents[2] / "src"
@@ -62,14 +63,10 @@ async def run_sleeper(config: Config, folder: Path) -> int:
     (folder / "sleeper" / "app.toml").write_text(MANIFEST)
     (folder / "sleeper" / "sleeper.py").write_text(APP)
     async with boot(config) as machine:
-        birth = machine.launcher.prepare(
-            "./sleeper", (), workspace=str(folder), readable=(), model=None, parent=None
-        )
-        pid = await machine.db.write(lambda connection: machine.launcher.record(connection, birth))
-        process = machine.launcher.start(pid, birth, Terminal())
+        process = await start(machine, "./sleeper", folder)
         with anyio.fail_after(20):
-            assert await process.terminal.next_event() == Output(pid, "up\n")
-    return pid
+            assert await process.terminal.next_event() == Output(process.pid, "up\n")
+    return process.pid
 
 
 def test_only_one_kernel_holds_a_state_directory(config: Config) -> None:

@@ -16,7 +16,7 @@ from llmos.kernel.terminal import Terminal
 from llmos.syscalls.errors import E_ARG
 from llmos.syscalls.process import ProcessExit
 
-from .conftest import MakeApp
+from .conftest import MakeApp, start
 
 pytestmark = pytest.mark.anyio
 UP = """
@@ -32,13 +32,9 @@ async def machine(config: Config) -> AsyncIterator[Machine]:
         yield machine
 
 
-async def start(machine: Machine, app: str, workspace: Path) -> Process:
+async def start_up(machine: Machine, app: str, workspace: Path) -> Process:
     """Start an app; it is up when this returns."""
-    birth = machine.launcher.prepare(
-        app, (), workspace=str(workspace), readable=(), model=None, parent=None
-    )
-    pid = await machine.db.write(lambda connection: machine.launcher.record(connection, birth))
-    process = machine.launcher.start(pid, birth, Terminal())
+    process = await start(machine, app, workspace)
     with anyio.fail_after(20):
         while not isinstance(await process.terminal.next_event(), Output):
             pass
@@ -56,7 +52,7 @@ async def test_an_app_without_its_folder_goes_on(
     machine: Machine, make_app: MakeApp, tmp_path: Path
 ) -> None:
     app = make_app("worker", UP.format(seconds=0.3, then='return await sys_.print("done") or "ok"'))
-    process = await start(machine, app, tmp_path)
+    process = await start_up(machine, app, tmp_path)
 
     shutil.rmtree(tmp_path / "worker")
 
@@ -68,7 +64,7 @@ async def test_what_it_can_no_longer_import_ends_it_by_name(
 ) -> None:
     app = make_app("worker", UP.format(seconds=0.3, then="import later"))
     (tmp_path / "worker" / "later.py").write_text("")
-    process = await start(machine, app, tmp_path)
+    process = await start_up(machine, app, tmp_path)
 
     shutil.rmtree(tmp_path / "worker")
 
@@ -85,7 +81,7 @@ async def test_a_child_of_an_app_that_is_gone_is_refused_by_name(
     code = workspace / "worker" / "code.py"
     body = UP.format(seconds=0.3, then='await sys_.wait(await sys_.spawn("./worker"))')
     code.write_text(code.read_text() + "".join(f"    {line}\n" for line in body.splitlines()))
-    process = await start(machine, app, workspace)
+    process = await start_up(machine, app, workspace)
 
     shutil.rmtree(workspace / gone)
 
@@ -97,20 +93,22 @@ async def test_a_process_whose_app_is_gone_cannot_be_resumed_and_says_why(
 ) -> None:
     app = make_app("worker", UP.format(seconds=1000, then=""))
     async with boot(config) as machine:
-        pid = (await start(machine, app, tmp_path)).pid
+        pid = (await start_up(machine, app, tmp_path)).pid
     shutil.rmtree(tmp_path / "worker")
 
     async with boot(config) as machine:
         with pytest.raises(E_ARG, match=r"no app\.toml in .*worker"):
             await machine.launcher.resume(pid, Terminal())
-        other = await start(machine, make_app("other", UP.format(seconds=0, then="")), tmp_path)
+        other = await start_up(machine, make_app("other", UP.format(seconds=0, then="")), tmp_path)
         assert (await wait_exit(other)).status == "exited"
 
 
 async def test_an_app_can_still_be_killed(
     machine: Machine, make_app: MakeApp, tmp_path: Path
 ) -> None:
-    process = await start(machine, make_app("worker", UP.format(seconds=1000, then="")), tmp_path)
+    process = await start_up(
+        machine, make_app("worker", UP.format(seconds=1000, then="")), tmp_path
+    )
     shutil.rmtree(tmp_path / "worker")
 
     machine.launcher.signal(process, "KILL")

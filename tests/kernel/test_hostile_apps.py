@@ -12,7 +12,7 @@ import pytest
 from llmos.kernel.applog import AppLog
 from llmos.kernel.config import Config
 from llmos.kernel.listing import list_processes
-from llmos.kernel.machine import Birth, Machine
+from llmos.kernel.machine import Machine
 from llmos.kernel.main import boot
 from llmos.kernel.process import MAX_CALLS_IN_FLIGHT, Process
 from llmos.kernel.protocol import (
@@ -30,7 +30,7 @@ from llmos.syscalls.process import SignalName
 from llmos.syscalls.stream import SocketStream
 from llmos.syscalls.wire import FrameStream, decode
 
-from .conftest import MakeApp
+from .conftest import MakeApp, prepare, record, start
 
 pytestmark = pytest.mark.anyio
 
@@ -39,18 +39,6 @@ pytestmark = pytest.mark.anyio
 async def machine(config: Config) -> AsyncIterator[Machine]:
     async with boot(config) as machine:
         yield machine
-
-
-def prepare(machine: Machine, app: str, workspace: Path, *argv: str) -> Birth:
-    return machine.launcher.prepare(
-        app, argv, workspace=str(workspace), readable=(), model=None, parent=None
-    )
-
-
-async def start(machine: Machine, app: str, tmp_path: Path, *argv: str) -> Process:
-    birth = prepare(machine, app, tmp_path, *argv)
-    pid = await machine.db.write(lambda connection: machine.launcher.record(connection, birth))
-    return machine.launcher.start(pid, birth, Terminal())
 
 
 async def finish(process: Process) -> tuple[str, str, str]:
@@ -269,7 +257,7 @@ async def test_a_resume_is_refused_while_another_one_is_under_way(
 ) -> None:
     app, refused = make_app("sleeper", 'await sys_.sleep(0.3)\nreturn "done"'), list[str]()
     birth = prepare(machine, app, tmp_path)
-    pid = await machine.db.write(lambda connection: machine.launcher.record(connection, birth))
+    pid = await record(machine, birth)
 
     async def resume() -> None:
         try:
@@ -294,7 +282,7 @@ async def test_a_process_whose_folder_is_gone_waits_for_it_to_come_back(
     workspace.mkdir()
     app = make_app("worker", 'return "done"').replace(".", str(tmp_path), 1)
     birth = prepare(machine, app, workspace)
-    pid = await machine.db.write(lambda connection: machine.launcher.record(connection, birth))
+    pid = await record(machine, birth)
     workspace.rmdir()
 
     with pytest.raises(E_ARG, match="no folder"):

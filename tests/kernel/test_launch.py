@@ -20,7 +20,7 @@ from llmos.syscalls.errors import E_ARG, E_LIMIT, E_PERM, E_STORAGE
 from llmos.syscalls.runtime import EXIT_CODES
 from llmos.syscalls.tasks import running
 
-from .conftest import MakeApp, make_process
+from .conftest import MakeApp, make_process, start
 from .test_zygote import open_forkless
 
 pytestmark = pytest.mark.anyio
@@ -30,15 +30,6 @@ pytestmark = pytest.mark.anyio
 async def machine(config: Config) -> AsyncIterator[Machine]:
     async with boot(config) as machine:
         yield machine
-
-
-async def start(machine: Machine, app: str, tmp_path: Path, *argv: str) -> Process:
-    """Start an app the way the control gate does."""
-    birth = machine.launcher.prepare(
-        app, argv, workspace=str(tmp_path), readable=(), model=None, parent=None
-    )
-    pid = await machine.db.write(lambda connection: machine.launcher.record(connection, birth))
-    return machine.launcher.start(pid, birth, Terminal())
 
 
 async def finish(process: Process) -> tuple[str, int, str]:

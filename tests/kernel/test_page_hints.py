@@ -12,8 +12,8 @@ from llmos.kernel.main import boot
 from llmos.kernel.models import Model
 from llmos.syscalls.errors import E_TOOL
 
-from .conftest import Attach, MakeApp
-from .test_launch import finish, start
+from .conftest import Attach, MakeApp, start
+from .test_launch import finish
 
 pytestmark = pytest.mark.anyio
 Heard = list[tuple[int, str]]

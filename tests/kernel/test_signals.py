@@ -9,11 +9,10 @@ import pytest
 from llmos.kernel.config import Config
 from llmos.kernel.machine import Machine
 from llmos.kernel.main import boot
-from llmos.kernel.terminal import Terminal
 from llmos.memory import processes
 from llmos.memory.db import Connection
 
-from .conftest import MakeApp
+from .conftest import MakeApp, start
 
 pytestmark = pytest.mark.anyio
 
@@ -41,11 +40,7 @@ async def signal_from_an_app(
 ) -> tuple[str, str]:
     """An app signals the process; the app's tenant, and what it was told."""
     app = make_app("sender", f"return await sys_.signal({pid})")
-    birth = machine.launcher.prepare(
-        app, (), workspace=str(tmp_path), readable=(), model=None, parent=None
-    )
-    own = await machine.db.write(lambda connection: machine.launcher.record(connection, birth))
-    process = machine.launcher.start(own, birth, Terminal())
+    process = await start(machine, app, tmp_path)
     with anyio.fail_after(20):
         await process.ended.wait()
     assert process.exit is not None

@@ -15,11 +15,10 @@ from llmos.kernel.machine import Machine
 from llmos.kernel.main import boot
 from llmos.kernel.process import Process
 from llmos.kernel.protocol import Asked, Output, Refused, Run
-from llmos.kernel.terminal import Terminal
 from llmos.memory.journal import read_output
 from llmos.syscalls.errors import E_KERNEL
 
-from .conftest import MakeApp
+from .conftest import MakeApp, prepare, record, start
 from .test_control_gate import connect
 
 pytestmark = pytest.mark.anyio
@@ -30,15 +29,6 @@ KILLER = "os.kill(os.getppid(), 9)\ntime.sleep(1000)"
 async def machine(config: Config) -> AsyncIterator[Machine]:
     async with boot(config) as machine:
         yield machine
-
-
-async def start(machine: Machine, app: str, tmp_path: Path) -> Process:
-    """Start an app the way the control gate does."""
-    birth = machine.launcher.prepare(
-        app, (), workspace=str(tmp_path), readable=(), model=None, parent=None
-    )
-    pid = await machine.db.write(lambda connection: machine.launcher.record(connection, birth))
-    return machine.launcher.start(pid, birth, Terminal())
 
 
 async def finish(process: Process) -> tuple[str, str]:
@@ -176,10 +166,7 @@ async def test_what_was_left_can_be_ended(
 ) -> None:
     from llmos.kernel.protocol import Kill, KillReply
 
-    birth = machine.launcher.prepare(
-        make_app("quick", "pass"), (), workspace=str(tmp_path), readable=(), model=None, parent=None
-    )
-    pid = await machine.db.write(lambda connection: machine.launcher.record(connection, birth))
+    pid = await record(machine, prepare(machine, make_app("quick", "pass"), tmp_path))
     delivered = []
     for name in ("STOP", "TERM", "TERM"):
         async with connect(machine) as person:
