@@ -14,6 +14,7 @@ from .config import Config
 from .drivers.driver import Driver, ModelInfo, Wait
 from .drivers.echo import EchoDriver
 from .drivers.local import LocalDriver
+from .terminal import Terminal
 
 DEMO_FOLDER = Path(llmos.__file__).parent / "demo_model"
 DESCRIPTIONS = {
@@ -28,14 +29,18 @@ class Model:
     def __init__(self, driver: Driver, info: ModelInfo | None = None) -> None:
         self.driver = driver
         self.info = info
+        self.watching: set[Terminal] = set()  # those who know that it loads; the handlers' to add
         self._loading = anyio.Lock()
 
     async def load(self) -> ModelInfo:
         """Load it if it is not. Several may wait at once. Raises E_MODEL."""
-        async with self._loading:
-            if self.info is None:
-                self.info = await self.driver.start()
-            return self.info
+        try:
+            async with self._loading:
+                if self.info is None:
+                    self.info = await self.driver.start()
+                return self.info
+        finally:
+            self.watching.clear()
 
 
 class Models:

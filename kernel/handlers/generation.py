@@ -108,9 +108,11 @@ async def _run(
 
 
 async def load(process: Process, name: str, model: Model) -> None:
-    """Load the model if it is not, and say so to whoever waits for it."""
+    """Load the model if it is not, and say so once to every person who waits for it."""
     if model.info is None:
-        process.terminal.emit(Notice(f"loading model {name}"))
+        if process.terminal not in model.watching:
+            model.watching.add(process.terminal)
+            process.terminal.emit(Notice(f"loading model {name}"))
         await model.load()
 
 

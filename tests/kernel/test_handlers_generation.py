@@ -5,7 +5,10 @@ import msgspec
 import pytest
 
 from llmos.kernel.capability import Capabilities
+from llmos.kernel.drivers.echo import EchoDriver
+from llmos.kernel.handlers.generation import load
 from llmos.kernel.machine import Machine
+from llmos.kernel.models import Model
 from llmos.kernel.process import Process
 from llmos.kernel.protocol import Notice, Output
 from llmos.kernel.terminal import Terminal
@@ -215,6 +218,20 @@ async def test_a_model_that_is_there_is_not_announced(attach: Attach) -> None:
     process.terminal.close()
 
     assert not isinstance(await process.terminal.next_event(), Notice)
+
+
+async def test_a_load_is_announced_once_however_many_wait_for_it(attach: Attach) -> None:
+    _, process = await attach()
+    process.terminal = Terminal()
+    model = Model(EchoDriver())
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(8):
+            tasks.start_soon(load, process, "large", model)
+    process.terminal.close()
+
+    assert await process.terminal.next_event() == Notice("loading model large")
+    assert await process.terminal.next_event() is None
 
 
 async def test_generations_side_by_side_share_one_budget(attach: Attach) -> None:
