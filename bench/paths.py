@@ -72,8 +72,10 @@ def make_products(*, is_quick: bool) -> dict[str, tuple[torch.dtype, list[Layer]
     paths = {
         "torch float32": (single, [[_linear(w.float()) for w in layer] for layer in weights]),
         "torch bfloat16": (half, eager),
-        "oneDNN packed bfloat16": (half, [[_packed(w) for w in layer] for layer in weights]),
     }
+    if torch.ops.mkldnn._is_mkldnn_bf16_supported():  # without it oneDNN packs no bfloat16
+        packed: list[Layer] = [[_packed(w) for w in layer] for layer in weights]
+        paths["oneDNN packed bfloat16"] = (half, packed)
     if not is_quick:
         paths["torch.compile bfloat16"] = (
             half,

@@ -20,7 +20,7 @@ from llmos.syscalls.errors import E_MODEL
 from .attention import ATTENTION_NAME, LayerShape, attend, probing
 from .checkpoint import compute_fingerprint, find_checkpoint
 from .device import pick_device, pick_dtype
-from .native.library import compute_digest, has_native_kernels
+from .native.library import compute_digest, has_native_kernels, list_instructions
 from .native.modules import replace_modules
 from .native.pool import fits
 from .native.rotary import replace_rotation
@@ -77,7 +77,7 @@ def load_model(spec: Load) -> Model:
     num_parameters = sum(parameter.numel() for parameter in network.parameters())
     _set_threads(device, num_parameters)
     is_native = is_half and _pack(network, config, layers)
-    kernels = compute_digest() if is_native else ""
+    kernels = compute_digest(list_instructions()[0]) if is_native else ""
     return Model(
         network=network,
         tokenizer=_load_tokenizer(folder),

@@ -1,1 +1,1 @@
-"""Products and attention in C for processors with AVX-512 bf16, compiled on first use."""
+"""Products and attention in C for processors with AVX2 or AVX-512 bf16, compiled on first use."""

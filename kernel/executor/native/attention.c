@@ -62,44 +62,97 @@ void llmos_write(const bf16 *key, const bf16 *value, long key_head_stride, long 
     }
 }
 
-static inline __m512 cap(__m512 score, float limit) {
-    __m512 twice = exponential(_mm512_mul_ps(score, _mm512_set1_ps(2.0f / limit)));
-    __m512 one = _mm512_set1_ps(1.0f);
-    __m512 tanh = _mm512_div_ps(_mm512_sub_ps(twice, one), _mm512_add_ps(twice, one));
-    return _mm512_mul_ps(tanh, _mm512_set1_ps(limit));
+INLINE vec cap(vec score, float limit) {
+    vec twice = exponential(multiply(score, fill(2.0f / limit))), one = fill(1.0f);
+    return multiply(divide(subtract(twice, one), add(twice, one)), fill(limit));
 }
 
 typedef struct {
-    const bf16 *queries[MAX_ROWS];
-    long positions[MAX_ROWS];
-    float highest[MAX_ROWS], total[MAX_ROWS];
-    __attribute__((aligned(64))) float sums[MAX_ROWS][MAX_DIM];
-    __attribute__((aligned(64))) bf16 weights[MAX_ROWS][PAGE];
+    const operand *queries[TILE_ROWS];
+    long positions[TILE_ROWS];
+    float highest[TILE_ROWS], total[TILE_ROWS];
+    __attribute__((aligned(64))) float sums[TILE_ROWS][MAX_DIM];
+    __attribute__((aligned(64))) operand weights[TILE_ROWS][PAGE];
+    __attribute__((aligned(64))) operand room[TILE_ROWS][MAX_DIM];
 } Tile;
 
 /* Softmax weights of one page's tokens for a row, and the correction of what was summed before. */
-static inline float weigh(const Attention *a, Tile *tile, int r, __m512 score, long first_key) {
-    score = _mm512_mul_ps(score, _mm512_set1_ps((float)a->scale));
+INLINE float weigh(const Attention *a, Tile *tile, int r, vec score, long first_key) {
+    score = multiply(score, fill((float)a->scale));
     if (a->softcap > 0) score = cap(score, (float)a->softcap);
     long last = tile->positions[r] - first_key; /* the last lane that is seen */
-    __mmask16 seen = last >= 15 ? 0xffff : last < 0 ? 0 : (2u << last) - 1;
+    uint32_t seen = last >= 15 ? 0xffff : last < 0 ? 0 : (2u << last) - 1;
     long first = a->window ? last - a->window + 1 : 0;
     if (first > 15)
         seen = 0;
     else if (first > 0)
         seen &= 0xffffu << first;
     if (!seen) {
-        _mm256_store_si256((__m256i *)tile->weights[r], _mm256_setzero_si256());
+        store_operands(tile->weights[r], zero());
         return 1.0f;
     }
-    float highest = fmaxf(tile->highest[r], _mm512_mask_reduce_max_ps(seen, score));
-    __m512 weight = exponential(_mm512_sub_ps(score, _mm512_set1_ps(highest)));
-    weight = _mm512_maskz_mov_ps(seen, weight);
-    float correction = expf(tile->highest[r] - highest);
+    float highest = fmaxf(tile->highest[r], find_highest(seen, score));
+    vec weight = keep(seen, exponential(subtract(score, fill(highest))));
+    float correction = highest == tile->highest[r] ? 1.0f : expf(tile->highest[r] - highest);
     tile->highest[r] = highest;
-    tile->total[r] = tile->total[r] * correction + _mm512_reduce_add_ps(weight);
-    _mm256_store_si256((__m256i *)tile->weights[r], (__m256i)_mm512_cvtneps_pbh(weight));
+    tile->total[r] = tile->total[r] * correction + sum_lanes(weight);
+    store_operands(tile->weights[r], weight);
     return correction;
+}
+
+/* The products of a tile's queries with the keys of `count` pages; fetches their values. */
+INLINE void score_pages(const int rows, const int count, const Attention *a, const Tile *tile,
+                        const bf16 *const *keys, const bf16 *const *values,
+                        float (*scores)[TILE_ROWS][PAGE]) {
+    vec sums[4][TILE_ROWS];
+    for (int p = 0; p < count; p++)
+        for (int r = 0; r < rows; r++) sums[p][r] = zero();
+    for (long pair = 0; pair < a->key_dim / 2; pair++) {
+#pragma GCC unroll 4
+        for (int p = 0; p < count; p++)
+            _mm_prefetch((const char *)(values[p] + pair * PAGE * 2), _MM_HINT_T0);
+#pragma GCC unroll 2
+        for (int half = 0; half < HALVES; half++)
+#pragma GCC unroll 4
+            for (int p = 0; p < count; p++) {
+                column numbers = load_column(keys[p] + pair * PAGE * 2, half);
+#pragma GCC unroll 16
+                for (int r = 0; r < rows; r++)
+                    sums[p][r] =
+                        add_products(sums[p][r], tile->queries[r] + pair * 2, half, numbers);
+            }
+    }
+    for (int p = 0; p < count; p++)
+        for (int r = 0; r < rows; r++) store(scores[p][r], sums[p][r]);
+}
+
+/* Adds the values of one page, weighted, to a tile's rows, and fetches the page `ahead`. */
+INLINE void add_values(const int rows, const int width, const Attention *a, Tile *tile,
+                       const float *corrections, const bf16 *values, const bf16 *ahead) {
+    for (long dim = 0; dim < a->value_dim; dim += LANES * width) {
+        vec sums[4][TILE_ROWS];
+        for (int w = 0; w < width; w++)
+            for (int r = 0; r < rows; r++)
+                sums[w][r] =
+                    multiply(load(tile->sums[r] + dim + w * LANES), fill(corrections[r]));
+        for (long pair = 0; pair < PAGE / 2; pair++) {
+            long at = (pair * a->value_dim + dim) * 2;
+#pragma GCC unroll 2
+            for (int half = 0; half < HALVES; half++)
+#pragma GCC unroll 4
+                for (int w = 0; w < width; w++) {
+                    column row = load_column(values + at + w * LANES * 2, half);
+                    if (half == 0)
+                        _mm_prefetch((const char *)(ahead + at + w * LANES * 2), _MM_HINT_T0);
+#pragma GCC unroll 16
+                    for (int r = 0; r < rows; r++)
+                        sums[w][r] =
+                            add_products(sums[w][r], tile->weights[r] + pair * 2, half, row);
+                }
+        }
+        for (int w = 0; w < width; w++)
+            for (int r = 0; r < rows; r++) store(tile->sums[r] + dim + w * LANES, sums[w][r]);
+    }
 }
 
 /* Adds `count` pages to the sums of a tile's rows; pages[last] is the tile's last page.
@@ -107,127 +160,88 @@ static inline float weigh(const Attention *a, Tile *tile, int r, __m512 score, l
  * Few rows leave the unit that multiplies waiting for its own sums: then several pages are scored,
  * and several registers of dimensions summed, side by side. The order of each sum stays the same.
  */
-static inline __attribute__((always_inline)) void add_pages(const int rows, const int count,
-                                                            const int width, const Attention *a,
-                                                            Tile *tile, const int32_t *pages,
-                                                            long last, long head, long first_key) {
+INLINE void add_pages(const int rows, const int count, const int width, const Attention *a,
+                      Tile *tile, const int32_t *pages, long last, long head, long first_key) {
     long key_size = PAGE * a->key_dim, value_size = PAGE * a->value_dim;
     const bf16 *k[4], *v[4];
-    __m512 scores[4][MAX_ROWS];
+    float scores[4][TILE_ROWS][PAGE];
     for (int p = 0; p < count; p++) {
         k[p] = a->keys + (pages[p] * a->num_heads + head) * key_size;
         v[p] = a->values + (pages[p] * a->num_heads + head) * value_size;
-        for (int r = 0; r < rows; r++) scores[p][r] = _mm512_setzero_ps();
     }
-    for (long pair = 0; pair < a->key_dim / 2; pair++) {
-#pragma GCC unroll 4
-        for (int p = 0; p < count; p++) {
-            __m512bh column = (__m512bh)_mm512_loadu_si512(k[p] + pair * PAGE * 2);
-            _mm_prefetch((const char *)(v[p] + pair * PAGE * 2), _MM_HINT_T0);
-#pragma GCC unroll 16
-            for (int r = 0; r < rows; r++)
-                scores[p][r] = _mm512_dpbf16_ps(scores[p][r],
-                                                repeat_pair(tile->queries[r] + pair * 2), column);
-        }
-    }
+    score_pages(rows, count, a, tile, k, v, scores);
     for (int p = 0; p < count; p++) {
-        float corrections[MAX_ROWS];
+        float corrections[TILE_ROWS];
         long next = p + count < last ? p + count : last;
-        const bf16 *ahead = a->keys + (pages[next] * a->num_heads + head) * key_size;
         for (int r = 0; r < rows; r++)
-            corrections[r] = weigh(a, tile, r, scores[p][r], first_key + p * PAGE);
-        for (long dim = 0; dim < a->value_dim; dim += 16 * width) {
-            __m512 sums[4][MAX_ROWS];
-            for (int w = 0; w < width; w++)
-                for (int r = 0; r < rows; r++)
-                    sums[w][r] = _mm512_mul_ps(_mm512_load_ps(tile->sums[r] + dim + w * 16),
-                                               _mm512_set1_ps(corrections[r]));
-            for (long pair = 0; pair < PAGE / 2; pair++) {
-#pragma GCC unroll 4
-                for (int w = 0; w < width; w++) {
-                    long at = (pair * a->value_dim + dim + w * 16) * 2;
-                    __m512bh row = (__m512bh)_mm512_loadu_si512(v[p] + at);
-                    _mm_prefetch((const char *)(ahead + at), _MM_HINT_T0);
-#pragma GCC unroll 16
-                    for (int r = 0; r < rows; r++)
-                        sums[w][r] = _mm512_dpbf16_ps(
-                            sums[w][r], repeat_pair(tile->weights[r] + pair * 2), row);
-                }
-            }
-            for (int w = 0; w < width; w++)
-                for (int r = 0; r < rows; r++)
-                    _mm512_store_ps(tile->sums[r] + dim + w * 16, sums[w][r]);
-        }
+            corrections[r] = weigh(a, tile, r, load(scores[p][r]), first_key + p * PAGE);
+        add_values(rows, width, a, tile, corrections, v[p],
+                   a->keys + (pages[next] * a->num_heads + head) * key_size);
     }
+}
+
+/* A row of a chunk and head, as a token and one of the heads of the group. */
+INLINE void begin_row(const Attention *a, Tile *tile, int r, long chunk, long head, long row) {
+    long token = row / a->num_groups, group = row % a->num_groups;
+    const bf16 *query = a->query + (head * a->num_groups + group) * a->query_head_stride +
+                        (a->rows[chunk] + token) * a->query_token_stride;
+    tile->queries[r] = as_operands(query);
+    if (!tile->queries[r]) {
+        place_operands(query, tile->room[r], 2, a->key_dim / 2);
+        tile->queries[r] = tile->room[r];
+    }
+    tile->positions[r] = a->num_before[chunk] + token;
+    tile->highest[r] = -INFINITY;
+    tile->total[r] = 0;
+    for (long dim = 0; dim < a->value_dim; dim += LANES) store(tile->sums[r] + dim, zero());
+}
+
+INLINE void end_row(const Attention *a, const Tile *tile, int r, long chunk, long head, long row) {
+    long token = row / a->num_groups, group = row % a->num_groups;
+    bf16 *out =
+        a->out +
+        (((a->rows[chunk] + token) * a->num_heads + head) * a->num_groups + group) * a->value_dim;
+    vec share = fill(1.0f / tile->total[r]);
+    for (long dim = 0; dim < a->value_dim; dim += LANES)
+        narrow(out + dim, multiply(load(tile->sums[r] + dim), share));
 }
 
 /* `rows` rows (token by token, in each the heads of one group) from `first_row` on, of one chunk
  * and head. */
-static inline __attribute__((always_inline)) void
-attend_tile(const int rows, const Attention *a, long chunk, long head, long first_row) {
+INLINE void attend_tile(const int rows, const Attention *a, long chunk, long head, long first_row) {
     Tile tile;
     long lowest = 0;
-    for (int r = 0; r < rows; r++) {
-        long token = (first_row + r) / a->num_groups, group = (first_row + r) % a->num_groups;
-        tile.queries[r] = a->query + (head * a->num_groups + group) * a->query_head_stride +
-                          (a->rows[chunk] + token) * a->query_token_stride;
-        tile.positions[r] = a->num_before[chunk] + token;
-        tile.highest[r] = -INFINITY;
-        tile.total[r] = 0;
-        for (long dim = 0; dim < a->value_dim; dim += 16)
-            _mm512_store_ps(tile.sums[r] + dim, _mm512_setzero_ps());
-    }
+    for (int r = 0; r < rows; r++) begin_row(a, &tile, r, chunk, head, first_row + r);
     if (a->window && tile.positions[0] >= a->window) lowest = tile.positions[0] - a->window + 1;
     long last = tile.positions[rows - 1] / PAGE;
     const int32_t *pages = a->pages[chunk];
     long index = lowest / PAGE;
-    const int few = rows <= 2 ? 4 : rows <= 4 ? 2 : 1;
-    const int wide = a->value_dim % 64 == 0;
+    const int few = PAGES(rows);
+    const int is_wide = a->value_dim % (4 * LANES) == 0;
 #define ADD(count, width)                                                                          \
     add_pages(rows, count, width, a, &tile, pages + index, last - index, head, index * PAGE)
     for (; index + few <= last; index += few) {
-        if (rows <= 4 && wide)
-            ADD(few, rows <= 4 ? 4 : 1);
+        if (WIDTH(rows) > 1 && is_wide)
+            ADD(few, WIDTH(rows));
         else
             ADD(few, 1);
     }
     for (; index <= last; index++) ADD(1, 1);
 #undef ADD
-    for (int r = 0; r < rows; r++) {
-        long token = (first_row + r) / a->num_groups, group = (first_row + r) % a->num_groups;
-        bf16 *out = a->out + ((a->rows[chunk] + token) * a->num_heads * a->num_groups +
-                              head * a->num_groups + group) *
-                                 a->value_dim;
-        __m512 share = _mm512_set1_ps(1.0f / tile.total[r]);
-        for (long dim = 0; dim < a->value_dim; dim += 16)
-            _mm256_storeu_si256((__m256i *)(out + dim),
-                                (__m256i)_mm512_cvtneps_pbh(
-                                    _mm512_mul_ps(_mm512_load_ps(tile.sums[r] + dim), share)));
-    }
+    for (int r = 0; r < rows; r++) end_row(a, &tile, r, chunk, head, first_row + r);
 }
 
 static void attend_rows(const Attention *a, long chunk, long head, long first_row, long num_rows) {
-    while (num_rows >= 16) {
-        attend_tile(16, a, chunk, head, first_row);
-        first_row += 16;
-        num_rows -= 16;
-    }
-    if (num_rows >= 8) {
-        attend_tile(8, a, chunk, head, first_row);
-        first_row += 8;
-        num_rows -= 8;
-    }
-    if (num_rows >= 4) {
-        attend_tile(4, a, chunk, head, first_row);
-        first_row += 4;
-        num_rows -= 4;
-    }
-    if (num_rows >= 2) {
-        attend_tile(2, a, chunk, head, first_row);
-        first_row += 2;
-        num_rows -= 2;
-    }
-    if (num_rows) attend_tile(1, a, chunk, head, first_row);
+#define TAKE(rows)                                                                                 \
+    for (; TILE_ROWS >= rows && num_rows >= rows; first_row += rows, num_rows -= rows)             \
+    attend_tile(rows, a, chunk, head, first_row)
+    TAKE(16);
+    TAKE(8);
+    if (TILE_ROWS == 6) TAKE(6);
+    TAKE(4);
+    TAKE(2);
+    TAKE(1);
+#undef TAKE
 }
 
 void llmos_attend(const Attention *a) {

@@ -1,34 +1,43 @@
-/* What the kernels share: bfloat16 as its bits, a pair of them in every lane, and e^x. */
+/* What the kernels share: bfloat16 as its bits, and the few operations on 16 float32 numbers that
+ * they are made of, for each set of instructions.
+ *
+ * Weights, keys and values lie in pairs: a `column` is 16 pairs, one for each of 16 sums. A sum
+ * takes in the products of a column and of one row's pair, in HALVES steps: AVX-512 bf16 multiplies
+ * both numbers of a pair at once, AVX2 the first numbers and then the second ones, widened. An
+ * `operand` is a number of a row as that multiplication reads it.
+ */
 #pragma once
 #include <immintrin.h>
+#include <limits.h>
 #include <math.h>
 #include <stdint.h>
+#include <stdlib.h>
 #include <string.h>
 
 typedef uint16_t bf16;
 
-static inline __m512bh repeat_pair(const bf16 *x) {
-    int32_t both;
-    memcpy(&both, x, sizeof both);
-    return (__m512bh)_mm512_set1_epi32(both);
-}
+#define LANES 16
+#define INLINE static inline __attribute__((always_inline))
+
+#ifdef __AVX512BF16__
+#include "avx512.h"
+#else
+#include "avx2.h"
+#endif
 
 /* e^x, after Cephes; 0 below the least normal number. What is no number stays none: of two
  * operands, minimum and maximum give the second when either is none. */
-static inline __m512 exponential(__m512 x) {
-    __mmask16 small = _mm512_cmp_ps_mask(x, _mm512_set1_ps(-87.3f), _CMP_LT_OQ);
-    x = _mm512_max_ps(_mm512_set1_ps(-87.3f), x);
-    x = _mm512_min_ps(_mm512_set1_ps(88.3f), x);
-    __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(1.44269504f)),
-                                    _MM_FROUND_TO_NEAREST_INT);
-    x = _mm512_fnmadd_ps(n, _mm512_set1_ps(0.693359375f), x);
-    x = _mm512_fnmadd_ps(n, _mm512_set1_ps(-2.12194440e-4f), x);
-    __m512 y = _mm512_set1_ps(1.9875691500e-4f);
-    y = _mm512_fmadd_ps(y, x, _mm512_set1_ps(1.3981999507e-3f));
-    y = _mm512_fmadd_ps(y, x, _mm512_set1_ps(8.3334519073e-3f));
-    y = _mm512_fmadd_ps(y, x, _mm512_set1_ps(4.1665795894e-2f));
-    y = _mm512_fmadd_ps(y, x, _mm512_set1_ps(1.6666665459e-1f));
-    y = _mm512_fmadd_ps(y, x, _mm512_set1_ps(5.0000001201e-1f));
-    y = _mm512_fmadd_ps(y, _mm512_mul_ps(x, x), _mm512_add_ps(x, _mm512_set1_ps(1.0f)));
-    return _mm512_maskz_mov_ps(~small, _mm512_scalef_ps(y, n));
+INLINE vec exponential(vec number) {
+    vec x = minimum(fill(88.3f), maximum(fill(-87.3f), number));
+    vec n = round_nearest(multiply(x, fill(1.44269504f)));
+    x = subtract_product(x, n, fill(0.693359375f));
+    x = subtract_product(x, n, fill(-2.12194440e-4f));
+    vec y = fill(1.9875691500e-4f);
+    y = multiply_add(y, x, fill(1.3981999507e-3f));
+    y = multiply_add(y, x, fill(8.3334519073e-3f));
+    y = multiply_add(y, x, fill(4.1665795894e-2f));
+    y = multiply_add(y, x, fill(1.6666665459e-1f));
+    y = multiply_add(y, x, fill(5.0000001201e-1f));
+    y = multiply_add(y, multiply(x, x), add(x, fill(1.0f)));
+    return zero_below(number, -87.3f, scale_by_power(y, n));
 }

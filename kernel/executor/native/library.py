@@ -1,9 +1,9 @@
 """The compiled kernels: built once by the machine's C compiler, kept in the user's cache folder.
 
-There is none where the processor lacks AVX-512 bf16, where no compiler is found, or where it
-fails; the engine then computes by torch. A compiled file ends in a digest of what is before it:
-to load one that was cut short would end the process. OpenMP's threads are torch's: both ask for
-the same shared library, which is loaded once.
+They are compiled for the best set of instructions that the processor has. There is none where it
+has no AVX2, where no compiler is found, or where it fails; the engine then computes by torch. A
+compiled file ends in a digest of what is before it: to load one that was cut short would end the
+process. OpenMP's threads are torch's: both ask for the same shared library, which is loaded once.
 """
 
 import ctypes
@@ -14,7 +14,9 @@ import os
 import shutil
 import subprocess
 import tempfile
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import platformdirs
@@ -22,11 +24,8 @@ import torch
 
 _FOLDER = Path(__file__).parent
 _SOURCES = ("linear.c", "attention.c", "pointwise.c")
-_PROCESSOR_FLAGS = {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_bf16", "fma"}
-_COMPILER_FLAGS = (
-    "-O3", "-shared", "-fPIC", "-fopenmp", "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl",
-    "-mavx512bf16", "-mfma", "-ffp-contract=off",
-)  # fmt: skip
+_HEADERS = ("kernels.h", "avx512.h", "avx2.h")
+_COMPILER_FLAGS = ("-O3", "-shared", "-fPIC", "-fopenmp", "-ffp-contract=off")
 _COMPILE_SECONDS = 120
 _DIGEST_BYTES = 16
 _HUGE_PAGE_BYTES = 2 << 20
@@ -46,22 +45,75 @@ class NoNativeKernels(Exception):
     """Why there are no compiled kernels, in a line."""
 
 
+@dataclass(frozen=True)
+class Instructions:
+    """A set of instructions that the kernels can be compiled for."""
+
+    name: str
+    processor_flags: frozenset[str]  # as Linux names them
+    compiler_flags: tuple[str, ...]
+
+
+AVX512_BF16 = Instructions(
+    "AVX-512 bf16",
+    frozenset({"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_bf16", "fma"}),
+    ("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512bf16", "-mfma"),
+)
+AVX2 = Instructions("AVX2", frozenset({"avx2", "fma"}), ("-mavx2", "-mfma"))
+_candidates: tuple[Instructions, ...] = (AVX512_BF16, AVX2)  # the best first
+
+
+@contextmanager
+def limited_to(*candidates: Instructions) -> Iterator[None]:
+    """Compute by the first of these inside, though the processor may have a better set."""
+    global _candidates
+    before, _candidates = _candidates, candidates
+    try:
+        yield
+    finally:
+        _candidates = before
+
+
+def list_instructions() -> list[Instructions]:
+    """The sets that the processor has, the best first. Raises NoNativeKernels if none."""
+    flags = _read_processor_flags()
+    if found := [one for one in _candidates if one.processor_flags <= flags]:
+        return found
+    missing = sorted(_candidates[-1].processor_flags - flags)
+    raise NoNativeKernels(f"the processor has no {', '.join(missing)}")
+
+
 @functools.cache
-def compute_digest() -> str:
+def _read_processor_flags() -> frozenset[str]:
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        raise NoNativeKernels("what the processor can do is not known here") from None
+    flags = next((line for line in text.splitlines() if line.startswith("flags")), "")
+    return frozenset(flags.split())
+
+
+@functools.cache
+def compute_digest(instructions: Instructions) -> str:
     """A digest of sources and flags: equal digests compute equal numbers."""
-    digest = hashlib.blake2b(" ".join(_COMPILER_FLAGS).encode(), digest_size=8)
-    for name in ("kernels.h", *_SOURCES):
+    flags = (*_COMPILER_FLAGS, *instructions.compiler_flags)
+    digest = hashlib.blake2b(" ".join(flags).encode(), digest_size=8)
+    for name in (*_HEADERS, *_SOURCES):
         digest.update((_FOLDER / name).read_bytes())
     return digest.hexdigest()
 
 
-@functools.cache
 def load_library() -> ctypes.CDLL:
     """The kernels, compiled if they are not in the cache. Raises NoNativeKernels."""
-    check_processor()
-    path = platformdirs.user_cache_path("llmos") / f"kernels-{compute_digest()}.so"
+    return load_for(list_instructions()[0])
+
+
+@functools.cache
+def load_for(instructions: Instructions) -> ctypes.CDLL:
+    """The kernels for these instructions, which the processor has. Raises NoNativeKernels."""
+    path = platformdirs.user_cache_path("llmos") / f"kernels-{compute_digest(instructions)}.so"
     if not _is_whole(path):
-        _compile(path)
+        _compile(path, instructions)
     try:
         library = ctypes.CDLL(str(path))
     except OSError as error:
@@ -72,7 +124,6 @@ def load_library() -> ctypes.CDLL:
     return library
 
 
-@functools.cache
 def has_native_kernels() -> bool:
     """Whether this machine has compiled kernels or can make them."""
     try:
@@ -80,17 +131,6 @@ def has_native_kernels() -> bool:
     except NoNativeKernels:
         return False
     return True
-
-
-def check_processor() -> None:
-    """Raises NoNativeKernels where the processor lacks an instruction that the kernels use."""
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
-    except OSError:
-        raise NoNativeKernels("what the processor can do is not known here") from None
-    flags = next((line for line in text.splitlines() if line.startswith("flags")), "")
-    if missing := sorted(_PROCESSOR_FLAGS - set(flags.split())):
-        raise NoNativeKernels(f"the processor has no {', '.join(missing)}")
 
 
 def _is_whole(path: Path) -> bool:
@@ -105,7 +145,7 @@ def _sign(data: bytes) -> bytes:
     return hashlib.blake2b(data, digest_size=_DIGEST_BYTES).digest()
 
 
-def _compile(path: Path) -> None:
+def _compile(path: Path, instructions: Instructions) -> None:
     compiler = next(filter(None, map(shutil.which, ("gcc", "cc"))), None)
     if compiler is None:
         raise NoNativeKernels("no C compiler is found; fix: install gcc")
@@ -113,7 +153,8 @@ def _compile(path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
             scratch = Path(folder) / path.name
-            command = [compiler, *_COMPILER_FLAGS, "-o", str(scratch), *_SOURCES, "-lm"]
+            flags = (*_COMPILER_FLAGS, *instructions.compiler_flags)
+            command = [compiler, *flags, "-o", str(scratch), *_SOURCES, "-lm"]
             subprocess.run(
                 command, cwd=_FOLDER, check=True, capture_output=True, timeout=_COMPILE_SECONDS
             )

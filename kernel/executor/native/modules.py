@@ -4,6 +4,7 @@ Linear layers are known by their class. Norms and gated feed-forward layers are 
 form, and proved: a part is replaced only if it answers random input as the original does.
 """
 
+import ctypes
 import math
 from collections.abc import Callable
 from functools import partial
@@ -16,7 +17,7 @@ from transformers.pytorch_utils import Conv1D
 
 from .library import allocate_host, load_library
 
-_OUTPUTS = 64
+_OUTPUTS = 64  # the packed ones are a multiple
 _LANES = 16
 _TOLERANCE = 0.02  # of the norm of a row's answer: bfloat16 rounds each step by up to 0.004
 _NUM_ROWS = 8
@@ -48,7 +49,8 @@ class PackedLinear(nn.Module):
     @property
     def weight(self) -> torch.Tensor:
         """A copy of the weights as nn.Linear has them, for models that look at them."""
-        blocks = self.packed.view(-1, self.in_features // 2, _OUTPUTS, 2).transpose(1, 2)
+        width = ctypes.c_long.in_dll(self._library, "llmos_side_by_side").value
+        blocks = self.packed.view(-1, self.in_features // 2, width, 2).transpose(1, 2)
         return blocks.reshape(-1, self.in_features)[: self.out_features]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -45,7 +45,9 @@ class _Call(ctypes.Structure):
 def fits(layers: Sequence["LayerShape"]) -> bool:
     """Whether the compiled attention can run these layers."""
     return all(
-        one.key_dim % 2 == 0 and one.value_dim % _LANES == 0 and one.value_dim <= _MAX_DIM
+        one.key_dim % 2 == 0
+        and one.value_dim % _LANES == 0
+        and max(one.key_dim, one.value_dim) <= _MAX_DIM
         for one in layers
     )
 

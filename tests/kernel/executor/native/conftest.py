@@ -1,7 +1,7 @@
 """Skips where there are no kernels; random checkpoints in sizes that the kernels take."""
 
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +9,35 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, GPT2Config, PhiConfig
 
-from llmos.kernel.executor.native.library import NoNativeKernels, load_library
+from llmos.kernel.executor.native.library import (
+    AVX2,
+    Instructions,
+    NoNativeKernels,
+    limited_to,
+    list_instructions,
+    load_library,
+)
 
 from ..conftest import CONFIGS, SHAPE, make_tokenizer
 
 
-@pytest.fixture(scope="session")
-def kernels() -> ctypes.CDLL:
+def find_sets() -> list[Instructions]:
+    """The sets of instructions of this processor; where it has none, one to be skipped."""
+    try:
+        return list_instructions()
+    except NoNativeKernels:
+        return [AVX2]
+
+
+@pytest.fixture(scope="module", params=find_sets(), ids=lambda one: one.name)
+def instructions(request: pytest.FixtureRequest) -> Iterator[Instructions]:
+    """Each set of instructions that this processor has, in force."""
+    with limited_to(request.param):
+        yield request.param
+
+
+@pytest.fixture(scope="module")
+def kernels(instructions: Instructions) -> ctypes.CDLL:
     """The compiled kernels."""
     try:
         return load_library()

@@ -164,7 +164,14 @@ def test_other_precisions_are_rounded_on_the_way_in(key_dim: int) -> None:
 
 @pytest.mark.parametrize(
     ("key_dim", "value_dim", "expected"),
-    [(64, 64, True), (66, 512, True), (65, 64, False), (64, 24, False), (64, 528, False)],
+    [
+        (64, 64, True),
+        (66, 512, True),
+        (65, 64, False),
+        (64, 24, False),
+        (64, 528, False),
+        (514, 64, False),
+    ],
 )
 def test_which_layers_fit(key_dim: int, value_dim: int, expected: bool) -> None:
     layers = [LayerShape(2, 64, 64), LayerShape(2, key_dim, value_dim)]

@@ -13,13 +13,26 @@ import torch
 
 from llmos.kernel.executor.device import pick_dtype
 from llmos.kernel.executor.native import library
-from llmos.kernel.executor.native.library import NoNativeKernels, compute_digest
+from llmos.kernel.executor.native.library import (
+    AVX2,
+    AVX512_BF16,
+    Instructions,
+    NoNativeKernels,
+    compute_digest,
+    limited_to,
+    list_instructions,
+)
 
 pytestmark = pytest.mark.usefixtures("kernels")
-load = library.load_library.__wrapped__  # not the one that this process has loaded already
 LARGE = 1 << 40
 CPU = torch.device("cpu")
 SKIP_TO_OUTPUT = 'while [ "$1" != -o ]; do shift; done'
+IMPOSSIBLE = Instructions("impossible", frozenset({"avx2", "telepathy"}), ())
+
+
+def load() -> CDLL:
+    """The kernels, not those that this process has loaded already."""
+    return library.load_for.__wrapped__(list_instructions()[0])
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +88,23 @@ def test_they_are_compiled_once(use_compiler: Callable[[str], Path], copying: st
     load()
 
     assert len(runs.read_text().split()) == 1
-    assert [path.name for path in find_kernels()] == [f"kernels-{compute_digest()}.so"]
+    assert [path.name for path in find_kernels()] == [
+        f"kernels-{compute_digest(list_instructions()[0])}.so"
+    ]
+
+
+def test_the_best_that_the_processor_has_is_taken(instructions: Instructions) -> None:
+    with limited_to(IMPOSSIBLE, instructions, IMPOSSIBLE):
+        assert list_instructions() == [instructions]
+
+
+def test_a_processor_that_has_none_is_told_what_it_lacks() -> None:
+    with limited_to(IMPOSSIBLE), pytest.raises(NoNativeKernels, match="the processor has no tele"):
+        load()
+
+
+def test_kernels_for_other_instructions_have_another_digest() -> None:
+    assert compute_digest(AVX2) != compute_digest(AVX512_BF16)
 
 
 def test_what_is_in_the_cache_needs_no_compiler(
@@ -187,11 +216,9 @@ def test_large_models_are_computed_in_bfloat16() -> None:
 @pytest.fixture
 def forget() -> Iterator[None]:
     """Lets this process look for the kernels anew, before and after."""
-    for function in (library.load_library, library.has_native_kernels):
-        function.cache_clear()
+    library.load_for.cache_clear()
     yield
-    for function in (library.load_library, library.has_native_kernels):
-        function.cache_clear()
+    library.load_for.cache_clear()
 
 
 @pytest.mark.usefixtures("forget")

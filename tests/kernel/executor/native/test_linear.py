@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -59,6 +59,7 @@ def test_leading_dimensions_and_strides_do_not_matter() -> None:
     assert_rounded(pack(linear)(x), compute(linear, x))
 
 
+@settings(deadline=None)
 @given(rows=st.lists(st.integers(0, MAX_ROWS - 1), min_size=1, max_size=MAX_ROWS))
 def test_a_row_is_the_same_alone_and_beside_any_others(rows: list[int]) -> None:
     packed = pack(make(130, 96))
@@ -67,6 +68,26 @@ def test_a_row_is_the_same_alone_and_beside_any_others(rows: list[int]) -> None:
     alone = torch.cat([packed(x[row : row + 1]) for row in rows])
 
     assert torch.equal(packed(x[rows]), alone)
+
+
+@pytest.mark.parametrize("num_inputs", [510, 512, 514, 1100])
+@pytest.mark.parametrize("num_rows", [7, 96, 97, 205])
+def test_many_rows_in_parts_of_the_inputs_are_the_same_as_alone(
+    num_rows: int, num_inputs: int
+) -> None:
+    """Many rows are computed some at a time, and on a part of the inputs at a time."""
+    linear = make(72, num_inputs)
+    packed = pack(linear)
+    x = torch.randn(num_rows, num_inputs, generator=torch.Generator().manual_seed(3)).bfloat16()
+
+    found = packed(x)
+
+    assert torch.equal(found, torch.cat([packed(row.unsqueeze(0)) for row in x]))
+    assert_rounded(found, compute(linear, x))
+
+
+def test_no_rows_give_none() -> None:
+    assert pack(make(8, 16))(torch.empty(0, 16).bfloat16()).shape == (0, 8)
 
 
 @pytest.fixture
