@@ -12,8 +12,10 @@ from transformers import (
     AutoModelForCausalLM,
     Gemma2Config,
     Gemma3TextConfig,
+    GPT2Config,
     LlamaConfig,
     MistralConfig,
+    PhiConfig,
     PreTrainedTokenizerFast,
     Qwen3Config,
 )
@@ -62,7 +64,12 @@ CONFIGS: dict[str, Callable[[], Any]] = {
         tie_word_embeddings=False,
     ),
     "mistral": lambda: MistralConfig(**SHAPE, sliding_window=24),
-}
+    "phi": lambda: PhiConfig(**SHAPE, partial_rotary_factor=0.5),
+    "gpt2": lambda: GPT2Config(
+        vocab_size=SHAPE["vocab_size"], n_embd=64, n_layer=4, n_head=2, n_positions=512,
+        bos_token_id=0, eos_token_id=2, initializer_range=0.1,
+    ),
+}  # fmt: skip
 
 
 def make_tokenizer(template: str | None = CHATML) -> PreTrainedTokenizerFast:
@@ -83,6 +90,20 @@ def make_tokenizer(template: str | None = CHATML) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
+def save_checkpoint(name: str, folder: Path, **changes: Any) -> Path:
+    """Random weights of an architecture, its configuration changed, and the tokenizer."""
+    config = CONFIGS[name]()
+    for field, value in changes.items():
+        setattr(config, field, value)
+    if kinds := getattr(config, "layer_types", None):
+        config.layer_types = kinds[: config.num_hidden_layers]
+    torch.manual_seed(7)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    model.save_pretrained(folder)
+    make_tokenizer().save_pretrained(folder)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def make_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """A folder with random weights of an architecture; the same folder for the same name."""
@@ -90,11 +111,7 @@ def make_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str],
 
     def make(name: str) -> Path:
         if name not in made:
-            torch.manual_seed(7)
-            made[name] = tmp_path_factory.mktemp(name)
-            model = AutoModelForCausalLM.from_config(CONFIGS[name](), dtype=torch.float32)
-            model.save_pretrained(made[name])
-            make_tokenizer().save_pretrained(made[name])
+            made[name] = save_checkpoint(name, tmp_path_factory.mktemp(name))
         return made[name]
 
     return make
