@@ -1,10 +1,10 @@
 """Random schedules on every shape of the tests, every answer compared: 2,000 of them with --full.
 
-`bin/bench schedules [--full] [--json]`. What `tests/kernel/executor/test_schedules.py` does for ten
-schedules of each shape: requests, branches, cancels, pauses, preemptions, pages that move between
-the tiers, restarts, in float32; greedy answers have to be those of transformers' generate, sampled
-ones those of an engine that has nothing else to do. Ends at the first wrong answer, with the
-shortest schedule found that leads to one.
+`bin/bench schedules [--full] [--json] [SHAPE ...]`. What tests/kernel/executor/test_schedules.py
+does with a few schedules of each shape: requests, branches, cancels, pauses, preemptions, pages
+that move between the tiers, restarts, in float32; greedy answers have to be those of
+transformers' generate, sampled ones those of an engine that has nothing else to do. Ends at the
+first wrong answer, with the shortest schedule found that leads to one.
 """
 
 import argparse
@@ -40,12 +40,16 @@ def main() -> None:
         "--full", action="store_true", help=f"{NUM_FULL} schedules, not {NUM_QUICK}"
     )
     parser.add_argument("--json", action="store_true", help="end with one JSON object")
+    parser.add_argument("shapes", nargs="*", metavar="SHAPE", help="only these, not all")
     options = parser.parse_args()
+    shapes = options.shapes or list(CONFIGS)
+    if unknown := sorted(set(shapes) - CONFIGS.keys()):
+        parser.error(f"there is no shape {unknown[0]}; there are: {', '.join(CONFIGS)}")
     transformers.utils.logging.disable_progress_bar()
     torch.set_num_threads(1)
     num_schedules = -(-(NUM_FULL if options.full else NUM_QUICK) // len(CONFIGS))
     tallies: dict[str, Counter[str]] = {}
-    for name in CONFIGS:
+    for name in shapes:
         started = time.monotonic()
         tallies[name] = play(name, num_schedules)
         seconds = time.monotonic() - started
