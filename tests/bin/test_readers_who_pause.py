@@ -110,9 +110,10 @@ def test_a_reader_who_leaves_ends_the_command_quietly(
     assert info["exit_status"] == "killed"
 
 
-@pytest.fixture
-def long_log(llmos: Llmos) -> Llmos:
+@pytest.fixture(scope="module")
+def long_log(tmp_path_factory: pytest.TempPathFactory) -> Llmos:
     """llmos with a process 1 whose log is longer than one answer may be."""
+    llmos = Llmos(tmp_path_factory.mktemp("long_log"))
     llmos.run("run", *ECHO, "ask", "hello")
     subprocess.run([sys.executable, "-c", FILL], env=llmos.environ, check=True)
     return llmos

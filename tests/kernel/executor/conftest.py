@@ -1,7 +1,8 @@
 """Tiny random checkpoints of several architectures, made once per test run."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,9 @@ from transformers import (
     Qwen3Config,
 )
 
+from llmos.kernel.drivers.local import LocalDriver
 from llmos.kernel.executor.engine import Engine
+from llmos.kernel.executor.model import Model, load_model
 from llmos.kernel.executor.protocol import Load
 
 SPECIALS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
@@ -129,7 +132,23 @@ def make_copy(make_checkpoint: Callable[[str], Path], tmp_path: Path) -> Callabl
     return lambda name: Path(shutil.copytree(make_checkpoint(name), tmp_path / name))
 
 
+@pytest.fixture(scope="session")
+def qwen3_model(qwen3: Path) -> Model:
+    """The random Qwen3, loaded once: for those who do not change it."""
+    return load_model(Load(str(qwen3)))
+
+
 @pytest.fixture
-def engine(qwen3: Path) -> Engine:
+def engine(qwen3: Path, qwen3_model: Model) -> Engine:
     """A fresh engine on the random Qwen3."""
-    return Engine(Load(str(qwen3)), num_pages=256)
+    return Engine(Load(str(qwen3)), model=qwen3_model, num_pages=256)
+
+
+@pytest.fixture(scope="module")
+async def driver(
+    qwen3: Path, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[LocalDriver]:
+    """A driver for all tests of a module: whoever kills its executor gets another one."""
+    log = tmp_path_factory.mktemp("driver") / "executor.log"
+    async with aclosing(LocalDriver(str(qwen3), log=log)) as driver:
+        yield driver
