@@ -2,13 +2,33 @@
 
 A token may be part of a character, and a stop string may come in parts: text is given out only
 when no later token can change or withdraw it.
+
+Some tokenizers have a token for each byte and make a text of a run of them as a whole: one broken
+byte makes all characters of the run unreadable, those too that were given out before it came. Here
+bytes become characters one by one, as in a file that is read with broken characters replaced.
 """
 
-from collections.abc import Sequence
+import codecs
+from collections.abc import Mapping, Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
 _INCOMPLETE = "\ufffd"
-_MAX_HELD_TOKENS = 8  # a character has at most four bytes; longer is a true replacement character
+_MAX_OPEN_TOKENS = 16  # of a text that ends in the middle of a character, before it is cut
+_MAX_PART_TOKENS = 4  # a character has at most four bytes
+_byte_tokens: WeakKeyDictionary[Any, Mapping[int, bytes]] = WeakKeyDictionary()
+
+
+def find_byte_tokens(tokenizer: Any) -> Mapping[int, bytes]:
+    """The tokens that stand for a byte each, in tokenizers that fall back to them."""
+    if tokenizer not in _byte_tokens:
+        names = [f"<0x{byte:02X}>" for byte in range(256)]
+        ids = tokenizer.convert_tokens_to_ids(names)
+        known = {one: bytes([byte]) for byte, one in enumerate(ids) if one is not None}
+        is_known = tokenizer.convert_ids_to_tokens(list(known)) == names
+        is_used = is_known and tokenizer.decode([ids[ord("A")]]) == "A"
+        _byte_tokens[tokenizer] = known if is_used else {}
+    return _byte_tokens[tokenizer]
 
 
 class Detokenizer:
@@ -22,6 +42,8 @@ class Detokenizer:
 
     def __init__(self, tokenizer: Any, hidden: frozenset[int], before: Sequence[int] = ()) -> None:
         self._decode = tokenizer.decode
+        self._bytes = find_byte_tokens(tokenizer)
+        self._characters = codecs.getincrementaldecoder("utf-8")("replace")
         self._hidden = hidden
         self._ids = list(before)
         self._start = 0
@@ -32,8 +54,20 @@ class Detokenizer:
         """The text that this token completes; empty while a character is incomplete."""
         if token in self._hidden:
             return ""
+        if token in self._bytes:
+            return self._add_byte(token)
+        broken = self._characters.decode(b"", final=True)
         self._ids.append(token)
-        return self._take(whole=len(self._ids) - self._end >= _MAX_HELD_TOKENS)
+        return broken + self._take(whole=False)
+
+    def _add_byte(self, token: int) -> str:
+        text, is_first = self._take(whole=True), not self._ids
+        self._ids.append(token)
+        self._start, self._end = len(self._ids) - 1, len(self._ids)
+        self._known = self._decode([token], skip_special_tokens=False)
+        if is_first and not self._known:
+            return text  # a first space that the tokenizer takes off
+        return text + self._characters.decode(self._bytes[token])
 
     def show(self, token: int) -> str:
         """A token alone; a part of a character is a replacement character."""
@@ -41,18 +75,33 @@ class Detokenizer:
 
     def finish(self) -> str:
         """What is left, with replacement characters for incomplete ones."""
-        return self._take(whole=True)
+        return self._take(whole=True) + self._characters.decode(b"", final=True)
 
     def _take(self, *, whole: bool) -> str:
         if self._end == len(self._ids):
             return ""
-        text = self._decode(self._ids[self._start :], skip_special_tokens=False)
-        if text.endswith(_INCOMPLETE) and not whole:
-            return ""
-        fresh = text[len(self._known) :]
-        self._start, self._end = self._end, len(self._ids)
-        self._known = self._decode(self._ids[self._start :], skip_special_tokens=False)
-        return str(fresh)
+        text = str(self._decode(self._ids[self._start :], skip_special_tokens=False))
+        is_open = text.endswith(_INCOMPLETE) and not whole
+        sure = text[:-1] if is_open else text
+        fresh = sure[len(self._known) :]
+        if is_open:
+            self._known = sure
+            if len(self._ids) - self._start > _MAX_OPEN_TOKENS:
+                self._cut(text)
+        else:
+            self._start, self._end = self._end, len(self._ids)
+            self._known = self._decode(self._ids[self._start :], skip_special_tokens=False)
+        return fresh
+
+    def _cut(self, text: str) -> None:
+        """Decode from the last tokens on, where the text falls into two before them."""
+        for num_tokens in range(1, _MAX_PART_TOKENS + 1):
+            place = len(self._ids) - num_tokens
+            first = self._decode(self._ids[self._start : place], skip_special_tokens=False)
+            last = self._decode(self._ids[place:], skip_special_tokens=False)
+            if first + last == text:
+                self._start, self._known = place, last[:-1]
+                return
 
 
 class StopChecker:

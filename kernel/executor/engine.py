@@ -49,19 +49,23 @@ MAX_STEP_TOKENS = 512
 
 
 class Engine:
-    """A loaded model and the generations on it. Raises E_MODEL when it cannot be loaded."""
+    """A loaded model and the generations on it. Raises E_MODEL when it cannot be loaded.
+
+    `model` is what `load_model(spec)` gave before, for engines that take turns with one model.
+    """
 
     def __init__(
         self,
         spec: Load,
         *,
+        model: Model | None = None,
         num_pages: int | None = None,
         num_host_pages: int | None = None,
         max_running: int = MAX_RUNNING,
         max_step_tokens: int = MAX_STEP_TOKENS,
     ) -> None:
         started = time.monotonic()
-        self._model = model = load_model(spec)
+        self._model = model = model or load_model(spec)
         num_pages = num_pages or _count_pages(model)
         self._max_model_len = min(model.max_model_len, num_pages * PAGE_SIZE)
         self._runner = Runner(model, num_pages=num_pages, page_size=PAGE_SIZE)

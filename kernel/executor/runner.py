@@ -29,7 +29,6 @@ class Runner:
         self._page_size = page_size
         self._masks = MaskMaker()
         self._hidden = torch.empty(0)
-        model.network.base_model.register_forward_hook(self._keep_hidden)
         self.pool: NativePool | PlainPool
         if model.is_native:
             self.pool = NativePool(model.layers, num_pages=num_pages)
@@ -55,7 +54,8 @@ class Runner:
         tokens = np.array([token for work in works for token in work.tokens], np.int64)
         positions = np.concatenate([work.positions for work in works])
         masks = self._masks.begin([work.sequence for work in works if _samples(work)])
-        with using(self._build_step(works, counts)):
+        base = self._model.network.base_model
+        with using(self._build_step(works, counts)), base.register_forward_hook(self._keep_hidden):
             logits = self._model.compute_logits(
                 self._send(tokens), self._send(positions), self._send(np.array(rows or [0]))
             )

@@ -36,6 +36,17 @@ async def main():
 anyio.run(main)
 """
 
+# Runs a program and writes down how much memory it took at most, in kilobytes. A process on Linux
+# inherits the high-water mark of the one that starts it, so that one must be something small.
+MEASURE = """
+import os, sys
+pid = os.posix_spawn(sys.executable, [sys.executable, *sys.argv[2:]], os.environ)
+_, status, usage = os.wait4(pid, 0)
+with open(sys.argv[1], "w") as file:
+    file.write(str(usage.ru_maxrss))
+sys.exit(os.waitstatus_to_exitcode(status))
+"""
+
 
 @pytest.fixture
 def printer(llmos: Llmos) -> "subprocess.Popen[str]":
@@ -99,9 +110,10 @@ def test_a_reader_who_leaves_ends_the_command_quietly(
     assert info["exit_status"] == "killed"
 
 
-@pytest.fixture
-def long_log(llmos: Llmos) -> Llmos:
+@pytest.fixture(scope="module")
+def long_log(tmp_path_factory: pytest.TempPathFactory) -> Llmos:
     """llmos with a process 1 whose log is longer than one answer may be."""
+    llmos = Llmos(tmp_path_factory.mktemp("long_log"))
     llmos.run("run", *ECHO, "ask", "hello")
     subprocess.run([sys.executable, "-c", FILL], env=llmos.environ, check=True)
     return llmos
@@ -110,17 +122,34 @@ def long_log(llmos: Llmos) -> Llmos:
 @pytest.mark.slow
 @pytest.mark.parametrize("form", [(), ("--json",)])
 def test_a_long_log_is_shown_whole_in_little_memory(long_log: Llmos, form: tuple[str, ...]) -> None:
+    peak = long_log.work / "peak"
+    command = ["-c", MEASURE, str(peak), "-m", "llmos.bin.cli", "log", *form, "1"]
     num_bytes, rows = 0, ""
-    with long_log.start("log", *form, "1") as process:
+    with subprocess.Popen(
+        [sys.executable, *command], env=long_log.environ, stdout=subprocess.PIPE, text=True
+    ) as process:
         assert process.stdout is not None
         while piece := process.stdout.read(1 << 20):
             num_bytes, rows = num_bytes + len(piece), piece[-2000:]
-        _, _, usage = os.wait4(process.pid, 0)
-        process.returncode = 0
 
+    assert process.returncode == 0
     assert num_bytes > LOG_CHARS
     assert "generate" in rows
-    assert usage.ru_maxrss < 250_000, "kilobytes"
+    assert int(peak.read_text()) < 250_000, "kilobytes"
+
+
+def test_the_measure_sees_the_memory_of_a_program_and_of_nobody_else(tmp_path: Path) -> None:
+    """The control, beside a process that is as large as the tests' own may be."""
+    ballast = b"x" * 300_000_000
+    peaks = []
+    for code in ("pass", "x = b'x' * 300_000_000"):
+        command = [sys.executable, "-c", MEASURE, str(tmp_path / "peak"), "-c", code]
+        subprocess.run(command, check=True)
+        peaks.append(int((tmp_path / "peak").read_text()))
+
+    assert ballast
+    assert peaks[0] < 100_000
+    assert peaks[1] > 290_000
 
 
 @pytest.mark.slow

@@ -10,11 +10,7 @@ import pytest
 pytestmark = pytest.mark.slow
 TEXT = """The river has flooded the old town twice this year. Shops near the bridge were closed.
 Most importantly, the council will build a new wall before winter. Some people like the plan."""
-
-
-@pytest.fixture
-def llmos(tmp_path: Path) -> "Llmos":
-    return Llmos(tmp_path)
+Ran = subprocess.CompletedProcess[str]
 
 
 class Llmos:
@@ -23,7 +19,7 @@ class Llmos:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def __call__(self, *words: str) -> subprocess.CompletedProcess[str]:
+    def __call__(self, *words: str) -> Ran:
         return subprocess.run(
             [sys.executable, "-m", "llmos.bin.cli", *words],
             env=os.environ | {"LLMOS_HOME": str(self.folder / "home")},
@@ -35,8 +31,20 @@ class Llmos:
         )
 
 
-def test_ask_calls_the_calculator_and_says_the_result(llmos: Llmos) -> None:
-    ran = llmos("run", "ask", "what is 17 * 23?")
+@pytest.fixture
+def llmos(tmp_path: Path) -> Llmos:
+    return Llmos(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def asked(tmp_path_factory: pytest.TempPathFactory) -> tuple[Llmos, Ran]:
+    """A state directory where one question was asked, and how that went."""
+    llmos = Llmos(tmp_path_factory.mktemp("asked"))
+    return llmos, llmos("run", "ask", "what is 17 * 23?")
+
+
+def test_ask_calls_the_calculator_and_says_the_result(asked: tuple[Llmos, Ran]) -> None:
+    _, ran = asked
 
     assert ran.returncode == 0, ran.stderr
     assert "391" in ran.stdout
@@ -69,11 +77,11 @@ def test_a_new_app_runs_unchanged(llmos: Llmos) -> None:
     assert ran.stdout.strip()
 
 
-def test_ps_and_log_show_what_ran(llmos: Llmos) -> None:
-    llmos("run", "ask", "what is 2 + 2?")
+def test_ps_and_log_show_what_ran(asked: tuple[Llmos, Ran]) -> None:
+    llmos, _ = asked
 
     ps, log = llmos("ps"), llmos("log", "1")
 
-    assert "ask what is 2 + 2?" in ps.stdout
+    assert "ask what is 17 * 23?" in ps.stdout
     assert "generate" in log.stdout
     assert "tool" in log.stdout

@@ -1,7 +1,8 @@
 """Tiny random checkpoints of several architectures, made once per test run."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,17 @@ from transformers import (
     AutoModelForCausalLM,
     Gemma2Config,
     Gemma3TextConfig,
+    GPT2Config,
     LlamaConfig,
     MistralConfig,
+    PhiConfig,
     PreTrainedTokenizerFast,
     Qwen3Config,
 )
 
+from llmos.kernel.drivers.local import LocalDriver
 from llmos.kernel.executor.engine import Engine
+from llmos.kernel.executor.model import Model, load_model
 from llmos.kernel.executor.protocol import Load
 
 SPECIALS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
@@ -62,7 +67,12 @@ CONFIGS: dict[str, Callable[[], Any]] = {
         tie_word_embeddings=False,
     ),
     "mistral": lambda: MistralConfig(**SHAPE, sliding_window=24),
-}
+    "phi": lambda: PhiConfig(**SHAPE, partial_rotary_factor=0.5),
+    "gpt2": lambda: GPT2Config(
+        vocab_size=SHAPE["vocab_size"], n_embd=64, n_layer=4, n_head=2, n_positions=512,
+        bos_token_id=0, eos_token_id=2, initializer_range=0.1,
+    ),
+}  # fmt: skip
 
 
 def make_tokenizer(template: str | None = CHATML) -> PreTrainedTokenizerFast:
@@ -83,6 +93,20 @@ def make_tokenizer(template: str | None = CHATML) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
+def save_checkpoint(name: str, folder: Path, **changes: Any) -> Path:
+    """Random weights of an architecture, its configuration changed, and the tokenizer."""
+    config = CONFIGS[name]()
+    for field, value in changes.items():
+        setattr(config, field, value)
+    if kinds := getattr(config, "layer_types", None):
+        config.layer_types = kinds[: config.num_hidden_layers]
+    torch.manual_seed(7)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    model.save_pretrained(folder)
+    make_tokenizer().save_pretrained(folder)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def make_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """A folder with random weights of an architecture; the same folder for the same name."""
@@ -90,11 +114,7 @@ def make_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str],
 
     def make(name: str) -> Path:
         if name not in made:
-            torch.manual_seed(7)
-            made[name] = tmp_path_factory.mktemp(name)
-            model = AutoModelForCausalLM.from_config(CONFIGS[name](), dtype=torch.float32)
-            model.save_pretrained(made[name])
-            make_tokenizer().save_pretrained(made[name])
+            made[name] = save_checkpoint(name, tmp_path_factory.mktemp(name))
         return made[name]
 
     return make
@@ -112,7 +132,23 @@ def make_copy(make_checkpoint: Callable[[str], Path], tmp_path: Path) -> Callabl
     return lambda name: Path(shutil.copytree(make_checkpoint(name), tmp_path / name))
 
 
+@pytest.fixture(scope="session")
+def qwen3_model(qwen3: Path) -> Model:
+    """The random Qwen3, loaded once: for those who do not change it."""
+    return load_model(Load(str(qwen3)))
+
+
 @pytest.fixture
-def engine(qwen3: Path) -> Engine:
+def engine(qwen3: Path, qwen3_model: Model) -> Engine:
     """A fresh engine on the random Qwen3."""
-    return Engine(Load(str(qwen3)), num_pages=256)
+    return Engine(Load(str(qwen3)), model=qwen3_model, num_pages=256)
+
+
+@pytest.fixture(scope="module")
+async def driver(
+    qwen3: Path, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[LocalDriver]:
+    """A driver for all tests of a module: whoever kills its executor gets another one."""
+    log = tmp_path_factory.mktemp("driver") / "executor.log"
+    async with aclosing(LocalDriver(str(qwen3), log=log)) as driver:
+        yield driver

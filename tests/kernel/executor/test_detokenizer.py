@@ -1,15 +1,20 @@
 """Text that grows token by token, and the strings that end it."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from llmos.kernel.executor.detokenizer import Detokenizer, StopChecker
+from llmos.kernel.executor.detokenizer import Detokenizer, StopChecker, find_byte_tokens
 
+from .families import FAMILIES
+
+TOKENIZERS = {name: make() for name, make in FAMILIES.items()}
+NUMBERS = st.lists(st.integers(0, 10_000), max_size=40)
 TEXT = "Grüße, 世界! 🦊 <|im_end|> ok"
 
 
@@ -60,3 +65,91 @@ def test_the_text_is_cut_at_the_first_stop_string(text: str, stops: list[str]) -
     assert text.startswith(given_out)
     assert not any(stop in given_out for stop in stops)
     assert bool(ends) == checker.is_stopped
+
+
+def stream(tokenizer: Any, ids: list[int]) -> str:
+    detokenizer = Detokenizer(tokenizer, frozenset(tokenizer.all_special_ids))
+    return "".join([detokenizer.add(token) for token in ids]) + detokenizer.finish()
+
+
+def show(tokenizer: Any, ids: list[int]) -> str:
+    """The whole text at once."""
+    hidden = tokenizer.all_special_ids
+    return str(tokenizer.decode([one for one in ids if one not in hidden]))
+
+
+def choose(tokens: Sequence[int], numbers: list[int]) -> list[int]:
+    return [tokens[number % len(tokens)] for number in numbers]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@given(numbers=NUMBERS)
+def test_pieces_of_any_tokens_join_to_the_whole_text(name: str, numbers: list[int]) -> None:
+    """Bytes that a tokenizer falls back to are left to the tests below."""
+    tokenizer = TOKENIZERS[name]
+    left_out = find_byte_tokens(tokenizer)
+    ids = choose([one for one in range(len(tokenizer)) if one not in left_out], numbers)
+
+    assert stream(tokenizer, ids) == show(tokenizer, ids)
+
+
+@given(numbers=NUMBERS)
+def test_pieces_of_broken_characters_join_to_the_whole_text(numbers: list[int]) -> None:
+    tokenizer = TOKENIZERS["byte level"]
+    parts = [one for one in range(len(tokenizer)) if "\ufffd" in tokenizer.decode([one])]
+    ids = choose(parts, numbers)
+
+    assert stream(tokenizer, ids) == show(tokenizer, ids)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@given(text=st.text(max_size=30))
+def test_pieces_of_a_text_join_to_the_whole_text(name: str, text: str) -> None:
+    tokenizer = TOKENIZERS[name]
+    ids = tokenizer.encode(text)
+
+    assert stream(tokenizer, ids) == show(tokenizer, ids)
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma"])
+@given(data=st.binary(min_size=1, max_size=20))
+def test_bytes_that_are_fallen_back_to_are_read_as_a_broken_file_is(name: str, data: bytes) -> None:
+    tokenizer = TOKENIZERS[name]
+    of_bytes = {byte: token for token, byte in find_byte_tokens(tokenizer).items()}
+    (start,) = tokenizer.convert_tokens_to_ids(["he"])
+
+    found = stream(
+        tokenizer, [start, *(of_bytes[data[i : i + 1]] for i in range(len(data))), start]
+    )
+
+    assert len(of_bytes) == 256
+    assert found == "he" + data.decode(errors="replace") + "he"
+
+
+def test_no_character_is_held_back_once_it_is_whole() -> None:
+    tokenizer = TOKENIZERS["gemma"]
+    detokenizer = Detokenizer(tokenizer, frozenset())
+
+    pieces = [detokenizer.add(token) for token in tokenizer.encode("\U0001f98a\u00f8")]
+
+    assert pieces == ["", "", "", "\U0001f98a", "", "\u00f8"]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@settings(max_examples=50)
+@given(numbers=NUMBERS, start=st.integers(0, 60), size=st.integers(1, 8))
+def test_a_stop_string_is_found_across_the_borders_of_tokens(
+    name: str, numbers: list[int], start: int, size: int
+) -> None:
+    tokenizer = TOKENIZERS[name]
+    ids = choose(range(len(tokenizer)), numbers)
+    whole = stream(tokenizer, ids)
+    stop = whole[start : start + size] or "stop"
+    detokenizer = Detokenizer(tokenizer, frozenset(tokenizer.all_special_ids))
+    checker = StopChecker((stop,))
+
+    pieces = [checker.add(detokenizer.add(token)) for token in ids]
+    pieces += [checker.add(detokenizer.finish()), checker.finish()]
+
+    assert "".join(pieces) == whole.partition(stop)[0]
+    assert checker.is_stopped == (stop in whole)

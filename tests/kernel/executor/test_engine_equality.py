@@ -4,16 +4,16 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
-import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from llmos.kernel.executor.engine import Engine
+from llmos.kernel.executor.model import Model, load_model
 from llmos.kernel.executor.protocol import Done, Generate, Load
 from llmos.syscalls.types import Message, Sampling
 
-ARCHITECTURES = ["llama", "qwen3", "gemma2", "gemma3", "mistral"]
-NUM_NEW = 40
-Tokens = tuple[int, ...]
+from .answers import Tokens, Transformers
+from .conftest import CONFIGS
+
+NUM_NEW = 32
 PROMPTS = [
     "hi",
     "Tell me a story about a fox. " * 4,
@@ -24,8 +24,8 @@ PROMPTS = [
 SHORT = ["hi", "What is 2 + 2?", "Why?", "Sing!", "Who are you?", "Name a colour."]
 
 
-def ask(number: int, prompt: str, num_new: int = NUM_NEW) -> Generate:
-    sampling = Sampling(max_tokens=num_new, temperature=0.0)
+def ask(number: int, prompt: str) -> Generate:
+    sampling = Sampling(max_tokens=NUM_NEW, temperature=0.0)
     return Generate(number, (Message("user", prompt),), sampling=sampling)
 
 
@@ -41,75 +41,68 @@ def answer(engine: Engine, requests: Iterable[Generate]) -> dict[int, Tokens]:
     return answers
 
 
-class Reference:
-    """Transformers' own answers."""
+class Case:
+    """An architecture, and what transformers answers with it."""
 
     def __init__(self, folder: Path) -> None:
-        self._tokenizer = AutoTokenizer.from_pretrained(folder)
-        self._model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+        self.spec = Load(str(folder), dtype="float32")
+        self.model: Model = load_model(self.spec)
+        peer = Transformers(folder, self.model.tokenizer)
+        known = {prompt: peer.answer(prompt, NUM_NEW) for prompt in {*PROMPTS, *SHORT}}
+        self.expected = [known[prompt] for prompt in PROMPTS]
+        self.expected_short = [known[prompt] for prompt in SHORT]
 
-    def answer(self, prompt: str, num_new: int = NUM_NEW) -> Tokens:
-        inputs = self._tokenizer.apply_chat_template(
-            [{"role": "user", "content": prompt}], return_tensors="pt", add_generation_prompt=True
+    def make_engine(self, num_pages: int = 256, max_step_tokens: int = 512) -> Engine:
+        return Engine(
+            self.spec, model=self.model, num_pages=num_pages, max_step_tokens=max_step_tokens
         )
-        output = self._model.generate(**inputs, max_new_tokens=num_new, do_sample=False)
-        return tuple(output[0, inputs["input_ids"].shape[1] :].tolist())
 
 
-@pytest.fixture(scope="module", params=ARCHITECTURES)
-def case(
-    request: pytest.FixtureRequest, make_checkpoint: Callable[[str], Path]
-) -> tuple[Path, list[Tokens]]:
-    folder = make_checkpoint(request.param)
-    reference = Reference(folder)
-    return folder, [reference.answer(prompt) for prompt in PROMPTS + SHORT]
+@pytest.fixture(scope="module", params=CONFIGS)
+def case(request: pytest.FixtureRequest, make_checkpoint: Callable[[str], Path]) -> Case:
+    return Case(make_checkpoint(request.param))
 
 
-def test_one_generation_at_a_time(case: tuple[Path, list[Tokens]]) -> None:
-    folder, expected = case
-    engine = Engine(Load(str(folder)), num_pages=256)
+def test_one_generation_at_a_time(case: Case) -> None:
+    engine = case.make_engine()
 
     answers = [answer(engine, [ask(n, prompt)])[n] for n, prompt in enumerate(PROMPTS)]
 
-    assert answers == expected[: len(PROMPTS)]
+    assert answers == case.expected
     assert len(set(answers)) > 2
 
 
-def test_all_in_one_batch_and_again_with_prefixes_reused(case: tuple[Path, list[Tokens]]) -> None:
-    folder, expected = case
-    engine = Engine(Load(str(folder)), num_pages=256)
+def test_all_in_one_batch_and_again_with_prefixes_reused(case: Case) -> None:
+    engine = case.make_engine()
 
     first = answer(engine, [ask(n, prompt) for n, prompt in enumerate(PROMPTS)])
     second = answer(engine, [ask(n, prompt) for n, prompt in enumerate(PROMPTS)])
 
-    assert list(dict(sorted(first.items())).values()) == expected[: len(PROMPTS)]
+    assert list(dict(sorted(first.items())).values()) == case.expected
     assert first == second
     assert engine.collect_stats().num_cached_tokens > 100
 
 
-def test_prefill_in_small_chunks(case: tuple[Path, list[Tokens]]) -> None:
-    folder, expected = case
-    engine = Engine(Load(str(folder)), num_pages=256, max_step_tokens=23)
+def test_prefill_in_small_chunks(case: Case) -> None:
+    engine = case.make_engine(max_step_tokens=23)
 
     answers = answer(engine, [ask(n, prompt) for n, prompt in enumerate(PROMPTS)])
 
-    assert [answers[n] for n in range(len(PROMPTS))] == expected[: len(PROMPTS)]
+    assert [answers[n] for n in range(len(PROMPTS))] == case.expected
 
 
-def test_forced_preemption(case: tuple[Path, list[Tokens]]) -> None:
-    folder, expected = case
-    engine = Engine(Load(str(folder)), num_pages=12, max_step_tokens=64)
+def test_forced_preemption(case: Case) -> None:
+    engine = case.make_engine(num_pages=12, max_step_tokens=64)
 
     answers = answer(engine, [ask(n, prompt) for n, prompt in enumerate(SHORT)])
 
-    assert [answers[n] for n in range(len(SHORT))] == expected[len(PROMPTS) :]
+    assert [answers[n] for n in range(len(SHORT))] == case.expected_short
     assert engine.collect_stats().num_preemptions > 0
 
 
-def test_a_page_with_wrong_keys_is_seen_in_the_answer(case: tuple[Path, list[Tokens]]) -> None:
+def test_a_page_with_wrong_keys_is_seen_in_the_answer(case: Case) -> None:
     """The control: the comparison above fails when what a page holds is not what it is named."""
-    folder, expected = case
-    engine = Engine(Load(str(folder)), num_pages=256)
+    engine = case.make_engine()
     answer(engine, [ask(1, PROMPTS[1])])
 
     for keys in engine._runner.pool.keys:
@@ -117,4 +110,4 @@ def test_a_page_with_wrong_keys_is_seen_in_the_answer(case: tuple[Path, list[Tok
     answers = answer(engine, [ask(1, PROMPTS[1])])
 
     assert engine.collect_stats().num_cached_tokens > 0
-    assert answers[1] != expected[1]
+    assert answers[1] != case.expected[1]

@@ -1,7 +1,7 @@
 """The local driver, with a real executor process and a tiny random model."""
 
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from contextlib import aclosing
 from pathlib import Path
 from signal import SIGKILL, SIGSTOP
@@ -62,12 +62,6 @@ def send(driver: LocalDriver, signal: int) -> None:
 @pytest.fixture
 def log(tmp_path: Path) -> Path:
     return tmp_path / "executor.log"
-
-
-@pytest.fixture
-async def driver(qwen3: Path, log: Path) -> AsyncIterator[LocalDriver]:
-    async with aclosing(LocalDriver(str(qwen3), log=log)) as driver:
-        yield driver
 
 
 async def test_a_generation_streams_its_text_and_finishes(driver: LocalDriver) -> None:
@@ -199,7 +193,9 @@ async def test_a_text_is_not_continued_by_other_weights(make_copy: MakeCopy, log
         assert (await read_all(driver, make_job("hello", 2)))[0]
 
 
-async def test_closing_ends_what_runs(driver: LocalDriver) -> None:
+async def test_closing_ends_what_runs(qwen3: Path, log: Path) -> None:
+    driver = LocalDriver(str(qwen3), log=log)
+
     async with anyio.create_task_group() as tasks:
 
         def close() -> None:

@@ -2,9 +2,6 @@
 
 import json
 import os
-from collections.abc import AsyncIterator
-from contextlib import aclosing
-from pathlib import Path
 from signal import SIGKILL
 
 import anyio
@@ -18,12 +15,6 @@ from llmos.syscalls.types import Grammar, Message, Sampling
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 ASKED = (Message("user", "hello"),)
 LIST = json.dumps({"type": "array", "items": {"type": "boolean"}, "minItems": 40, "maxItems": 40})
-
-
-@pytest.fixture
-async def driver(qwen3: Path, tmp_path: Path) -> AsyncIterator[LocalDriver]:
-    async with aclosing(LocalDriver(str(qwen3), log=tmp_path / "executor.log")) as driver:
-        yield driver
 
 
 async def finish(driver: LocalDriver, job: GenerationJob, *, is_killed: bool = False) -> Finished:

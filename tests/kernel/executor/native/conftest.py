@@ -3,11 +3,8 @@
 import ctypes
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
-from transformers import AutoModelForCausalLM, GPT2Config, PhiConfig
 
 from llmos.kernel.executor.native.library import (
     AVX2,
@@ -18,7 +15,7 @@ from llmos.kernel.executor.native.library import (
     load_library,
 )
 
-from ..conftest import CONFIGS, SHAPE, make_tokenizer
+from ..conftest import save_checkpoint
 
 
 def find_sets() -> list[Instructions]:
@@ -45,15 +42,6 @@ def kernels(instructions: Instructions) -> ctypes.CDLL:
         pytest.skip(str(error))
 
 
-NATIVE_CONFIGS: dict[str, Callable[[], Any]] = CONFIGS | {
-    "phi": lambda: PhiConfig(**SHAPE, partial_rotary_factor=0.5),
-    "gpt2": lambda: GPT2Config(
-        vocab_size=SHAPE["vocab_size"], n_embd=64, n_layer=4, n_head=2, n_positions=512,
-        bos_token_id=0, eos_token_id=2, initializer_range=0.1,
-    ),
-}  # fmt: skip
-
-
 @pytest.fixture(scope="session")
 def make_native_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """A folder with random weights of an architecture, in sizes that the kernels take."""
@@ -61,13 +49,7 @@ def make_native_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable
 
     def make(name: str) -> Path:
         if name not in made:
-            torch.manual_seed(7)
-            made[name] = tmp_path_factory.mktemp(name)
-            config = NATIVE_CONFIGS[name]()
-            config.head_dim = 32
-            model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-            model.save_pretrained(made[name])
-            make_tokenizer().save_pretrained(made[name])
+            made[name] = save_checkpoint(name, tmp_path_factory.mktemp(name), head_dim=32)
         return made[name]
 
     return make

@@ -1,0 +1,70 @@
+"""Random schedules on every shape of the tests, every answer compared: 2,000 of them with --full.
+
+`bin/bench schedules [--full] [--json] [SHAPE ...]`. What tests/kernel/executor/test_schedules.py
+does with a few schedules of each shape: requests, branches, cancels, pauses, preemptions, pages
+that move between the tiers, restarts, in float32; greedy answers have to be those of
+transformers' generate, sampled ones those of an engine that has nothing else to do. Ends at the
+first wrong answer, with the shortest schedule found that leads to one.
+"""
+
+import argparse
+import json
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+import torch
+import transformers
+from rich.console import Console
+from rich.table import Table
+
+from tests.kernel.executor.answers import Answers
+from tests.kernel.executor.conftest import CONFIGS, save_checkpoint
+from tests.kernel.executor.schedules import NUM_NEW, PROMPTS, run_schedules
+
+NUM_FULL, NUM_QUICK = 2000, 140
+
+
+def play(name: str, num_schedules: int) -> Counter[str]:
+    """Schedules on a model of two layers."""
+    with tempfile.TemporaryDirectory() as folder:
+        save_checkpoint(name, Path(folder), num_hidden_layers=2)
+        return run_schedules(Answers(Path(folder), PROMPTS, NUM_NEW), num_schedules)
+
+
+def main() -> None:
+    """Play and print."""
+    parser = argparse.ArgumentParser(prog="bench.schedules")
+    parser.add_argument(
+        "--full", action="store_true", help=f"{NUM_FULL} schedules, not {NUM_QUICK}"
+    )
+    parser.add_argument("--json", action="store_true", help="end with one JSON object")
+    parser.add_argument("shapes", nargs="*", metavar="SHAPE", help="only these, not all")
+    options = parser.parse_args()
+    shapes = options.shapes or list(CONFIGS)
+    if unknown := sorted(set(shapes) - CONFIGS.keys()):
+        parser.error(f"there is no shape {unknown[0]}; there are: {', '.join(CONFIGS)}")
+    transformers.utils.logging.disable_progress_bar()
+    torch.set_num_threads(1)
+    num_schedules = -(-(NUM_FULL if options.full else NUM_QUICK) // len(CONFIGS))
+    tallies: dict[str, Counter[str]] = {}
+    for name in shapes:
+        started = time.monotonic()
+        tallies[name] = play(name, num_schedules)
+        seconds = time.monotonic() - started
+        print(
+            f"{name}: {tallies[name]['schedules']} schedules, all equal ({seconds:.0f} s)",
+            flush=True,
+        )
+    total = sum(tallies.values(), Counter[str]())
+    table = Table("what", *tallies, "all", title="random schedules, every answer the right one")
+    for what in sorted(total, key=lambda what: what != "schedules"):
+        table.add_row(what, *(f"{one[what]:,}" for one in tallies.values()), f"{total[what]:,}")
+    Console().print(table)
+    if options.json:
+        print(json.dumps(total))
+
+
+if __name__ == "__main__":
+    main()
