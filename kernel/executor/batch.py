@@ -21,6 +21,14 @@ class Work:
         return self.num_tokens == self.sequence.num_left
 
     @property
+    def kind(self) -> str:
+        """What its tokens are computed for, as StatsReply has it."""
+        sequence = self.sequence
+        if sequence.kind != "generate":
+            return "scored" if sequence.kind == "score" else "embedded"
+        return "prefill" if sequence.num_computed < sequence.num_prompt else "decode"
+
+    @property
     def tokens(self) -> list[int]:
         """The token ids, in order."""
         start = self.sequence.num_computed

@@ -14,18 +14,21 @@ from numpy.typing import NDArray
 from .attention import Chunk, Step, using
 from .batch import Work
 from .masks import MaskMaker, PendingMasks
+from .meter import Meter
 from .model import Model
 from .native.pool import NativePool
 from .plain import PlainPool
 from .reading import Pooled, Reading, Sampled, find_rows, measure, read_scores
 from .sampler import sample
+from .shortage import is_out_of_memory
 
 
 class Runner:
     """The model and its pool of keys and values."""
 
-    def __init__(self, model: Model, *, num_pages: int, page_size: int) -> None:
+    def __init__(self, model: Model, meter: Meter, *, num_pages: int, page_size: int) -> None:
         self._model = model
+        self._meter = meter
         self._page_size = page_size
         self._masks = MaskMaker()
         self._hidden = torch.empty(0)
@@ -48,6 +51,7 @@ class Runner:
 
         Keys and values of all tokens are in their pages afterwards.
         """
+        self._meter.enter("pack")
         counts = np.array([work.num_tokens for work in works])
         starts = counts.cumsum() - counts
         wanted = [find_rows(work) for work in works]
@@ -55,10 +59,12 @@ class Runner:
         tokens = np.array([token for work in works for token in work.tokens], np.int64)
         positions = np.concatenate([work.positions for work in works])
         masks = self._masks.begin([work.sequence for work in works if _samples(work)])
-        with using(self._build_step(works, counts)):
-            logits = self._model.compute_logits(
-                self._send(tokens), self._send(positions), self._send(np.array(rows or [0]))
-            )
+        step = self._build_step(works, counts)
+        sent = self._send(tokens), self._send(positions), self._send(np.array(rows or [0]))
+        self._meter.enter("forward")
+        with using(step):
+            logits = self._model.compute_logits(*sent)
+        self._meter.enter("sample")
         readings: list[Reading | None] = [None] * len(works)
         self._read_texts(works, wanted, logits, starts.tolist(), readings)
         self._sample(works, wanted, logits, masks, readings)
@@ -116,6 +122,25 @@ class Runner:
         slots = np.concatenate([work.find_slots(self._page_size) for work in works])
         return Step(self.pool, slots, int((counts == 1).sum()), chunks)
 
+    def forget_step(self) -> None:
+        """Give back the memory that a step which failed still holds."""
+        self._hidden = torch.empty(0)
+        self.pool.resize(self.pool.num_pages)
+        if self._model.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def shrink(self, num_pages: int) -> list[torch.Tensor]:
+        """Keep the first so many pages; the tensors that hold them.
+
+        Memory is given back if nobody else holds the tensors before.
+        """
+        pool = self.pool
+        for tensors in (pool.keys, pool.values):
+            for index in range(len(tensors)):
+                tensors[index] = _cut(tensors[index], pool.num_pages, num_pages)
+        pool.resize(num_pages)
+        return [*pool.keys, *pool.values]
+
     def close(self) -> None:
         """End the runner's thread."""
         self._masks.close()
@@ -126,6 +151,17 @@ class Runner:
 
     def _send(self, numbers: NDArray[np.int64]) -> torch.Tensor:
         return torch.from_numpy(numbers).to(self._model.device)
+
+
+def _cut(tensor: torch.Tensor, num_pages: int, num_left: int) -> torch.Tensor:
+    """A tensor's first pages, in memory of their own unless there is none even for that."""
+    first = tensor[: len(tensor) // num_pages * num_left]
+    try:
+        return first.clone()
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return first
 
 
 def _samples(work: Work) -> bool:

@@ -7,7 +7,7 @@ pages are being read from disk is put aside, and comes back to the front of the 
 with the pool at least as large as one whole window, the oldest sequence always gets on.
 """
 
-from collections import deque
+from collections import Counter, deque
 
 from .batch import Work
 from .pages import OutOfPages, PagePool
@@ -31,13 +31,13 @@ class Scheduler:
         self.pool = pool
         self._placement = Placement(pool, swap)
         self.page_size = page_size
-        self.max_running = max_running
-        self.max_step_tokens = max_step_tokens
+        self._limits = self.max_running, self.max_step_tokens = max_running, max_step_tokens
         self.running: list[Sequence] = []
         self.waiting: deque[Sequence] = deque()
         self.loading: list[Sequence] = []
         self.paused: dict[int, Sequence] = {}
         self.num_preemptions = 0
+        self.num_tokens: Counter[str] = Counter()  # by kind, see StatsReply
 
     @property
     def has_work(self) -> bool:
@@ -111,12 +111,36 @@ class Scheduler:
                 self._allocate(sequence, num_tokens)
                 return True
             except OutOfPages:
-                newest = self.running.pop()
-                self._release(newest)
-                self.waiting.appendleft(newest)
-                self.num_preemptions += 1
-                if newest is sequence:
+                if self._preempt_newest() is sequence:
                     return False
+
+    def _preempt_newest(self) -> Sequence:
+        newest = self.running.pop()
+        self._release(newest)
+        self.waiting.appendleft(newest)
+        self.num_preemptions += 1
+        return newest
+
+    def narrow(self, num_tokens: int) -> None:
+        """No more tokens a step than this, and no more running: the newest are preempted."""
+        self.max_step_tokens = num_tokens
+        self.max_running = min(self.max_running, num_tokens)
+        while len(self.running) > self.max_running:
+            self._preempt_newest()
+
+    def widen(self, *, at_once: bool = False) -> None:
+        """Take back half of what `narrow` took, or all of it."""
+        max_running, max_step_tokens = self._limits
+        self.max_running = max_running if at_once else min(max_running, 2 * self.max_running)
+        self.max_step_tokens = (
+            max_step_tokens if at_once else min(max_step_tokens, 2 * self.max_step_tokens)
+        )
+
+    def shrink(self, num_pages: int) -> None:
+        """Do with the first so many pages; the newest are preempted until they are enough."""
+        while any((one.pages.numbers >= num_pages).any() for one in self.running):
+            self._preempt_newest()
+        self.pool.shrink(num_pages)
 
     def _allocate(self, sequence: Sequence, num_tokens: int) -> None:
         num_pages = -(-(sequence.num_computed + num_tokens) // self.page_size)
@@ -141,6 +165,7 @@ class Scheduler:
             if restore.is_done:
                 sequence.restore = None
                 self._placement.place(sequence, names, restore, self.page_size)
+                self.num_tokens["cached"] += sequence.num_computed
                 self._allocate(sequence, min(budget, sequence.num_left))
                 self.running.append(self.waiting.popleft())
                 return sequence
@@ -177,6 +202,7 @@ class Scheduler:
     def mark_computed(self, work: Work) -> None:
         """The work is done: name the pages that it filled."""
         sequence = work.sequence
+        self.num_tokens[work.kind] += work.num_tokens
         sequence.num_computed += work.num_tokens
         names = sequence.name_pages(self.page_size, sequence.num_computed)
         for index in range(sequence.num_named, len(names)):
@@ -184,6 +210,13 @@ class Scheduler:
                 sequence.pages[index], names[index], index=index, owner=sequence.owner
             )
         sequence.num_named = len(names)
+
+    def count_pages_by_owner(self) -> dict[int, int]:
+        """The device's pages by the owner that used them last, those that nobody references too."""
+        counts = self.pool.count_by_owner()
+        for one in self.running:
+            counts[one.owner] += len(one.pages) - one.num_named
+        return dict(counts)
 
     def check_integrity(self) -> None:
         """Raise AssertionError if pages and tables disagree."""
