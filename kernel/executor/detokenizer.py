@@ -4,11 +4,46 @@ A token may be part of a character, and a stop string may come in parts: text is
 when no later token can change or withdraw it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any
 
 _INCOMPLETE = "\ufffd"
 _MAX_HELD_TOKENS = 8  # a character has at most four bytes; longer is a true replacement character
+
+
+class _Decoder:
+    """A tokenizer's decoding, special tokens too. Single tokens are remembered."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._decode = _find_decode(tokenizer)
+        self._singles: dict[int, str] = {}
+
+    def __call__(self, tokens: list[int]) -> str:
+        if len(tokens) != 1:
+            return self._decode(tokens, skip_special_tokens=False)
+        text = self._singles.get(tokens[0])
+        if text is None:
+            text = self._singles[tokens[0]] = self._decode(tokens, skip_special_tokens=False)
+        return text
+
+
+def _find_decode(tokenizer: Any) -> Callable[..., str]:
+    """That of the tokenizers library itself where transformers would only pass the call on: what
+    it does around it takes twice as long again."""
+    from transformers import PreTrainedTokenizerFast
+
+    kind = type(tokenizer)
+    is_plain = (kind.decode, kind._decode) == (
+        PreTrainedTokenizerFast.decode,
+        PreTrainedTokenizerFast._decode,
+    )
+    if is_plain and not tokenizer.clean_up_tokenization_spaces:
+        return tokenizer.backend_tokenizer.decode  # type: ignore[no-any-return]
+    return tokenizer.decode  # type: ignore[no-any-return]
+
+
+find_decoder = lru_cache(maxsize=1)(_Decoder)
 
 
 class Detokenizer:
@@ -21,12 +56,12 @@ class Detokenizer:
     """
 
     def __init__(self, tokenizer: Any, hidden: frozenset[int], before: Sequence[int] = ()) -> None:
-        self._decode = tokenizer.decode
+        self._decode = find_decoder(tokenizer)
         self._hidden = hidden
         self._ids = list(before)
         self._start = 0
         self._end = len(before)
-        self._known = self._decode(self._ids, skip_special_tokens=False) if before else ""
+        self._known = self._decode(self._ids) if before else ""
 
     def add(self, token: int) -> str:
         """The text that this token completes; empty while a character is incomplete."""
@@ -37,7 +72,7 @@ class Detokenizer:
 
     def show(self, token: int) -> str:
         """A token alone; a part of a character is a replacement character."""
-        return str(self._decode([token], skip_special_tokens=False))
+        return self._decode([token])
 
     def finish(self) -> str:
         """What is left, with replacement characters for incomplete ones."""
@@ -46,13 +81,13 @@ class Detokenizer:
     def _take(self, *, whole: bool) -> str:
         if self._end == len(self._ids):
             return ""
-        text = self._decode(self._ids[self._start :], skip_special_tokens=False)
+        text = self._decode(self._ids[self._start :])
         if text.endswith(_INCOMPLETE) and not whole:
             return ""
         fresh = text[len(self._known) :]
         self._start, self._end = self._end, len(self._ids)
-        self._known = self._decode(self._ids[self._start :], skip_special_tokens=False)
-        return str(fresh)
+        self._known = self._decode(self._ids[self._start :])
+        return fresh
 
 
 class StopChecker:

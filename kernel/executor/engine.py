@@ -239,7 +239,9 @@ class Engine:
             _log.warning("a step of %d sequences ran out of memory: %s", len(works), error)
             return None
         num_tokens = sum(work.num_tokens for work in works)
-        ends = sum(work.num_tokens * (2 * work.positions[0] + work.num_tokens) for work in works)
+        ends = sum(
+            work.num_tokens * (2 * work.sequence.num_computed + work.num_tokens) for work in works
+        )
         self._cost.observe(num_tokens, ends / 2 / num_tokens, time.perf_counter() - started)
         return readings
 

@@ -29,7 +29,7 @@ class Generation:
     ) -> None:
         self.id = request.id
         self.sequence = sequence
-        self.text = ""
+        self._texts: list[str] = []
         self.finish_reason: FinishReason | None = None
         self._detokenizer = detokenizer
         self._stops = StopChecker(sequence.sampling.stop)
@@ -40,6 +40,11 @@ class Generation:
         for token in request.emitted:
             self.take_token(token)
         self.take_unsent()
+
+    @property
+    def text(self) -> str:
+        """The text so far."""
+        return "".join(self._texts)
 
     def constrain(self, constraint: Constraint) -> None:
         """From now on the answer, what there is of it too, has to fit a grammar."""
@@ -79,7 +84,7 @@ class Generation:
                 self.finish_reason = "stop"
         if self._parser:
             text = self._parser.add(text) + (self._parser.finish() if self.finish_reason else "")
-        self.text += text
+        self._texts.append(text)
         return text
 
     def _describe(self, token: int, likelihood: Likelihood) -> TokenLogprobs:

@@ -5,14 +5,14 @@ attention function's affair. Logits are computed only where they are read.
 """
 
 from collections.abc import Sequence as Seq
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from .attention import Chunk, Step, using
-from .batch import Work
+from .batch import Numbers, Work, pack
 from .masks import MaskMaker, PendingMasks
 from .meter import Meter
 from .model import Model
@@ -52,21 +52,19 @@ class Runner:
         Keys and values of all tokens are in their pages afterwards.
         """
         self._meter.enter("pack")
-        counts = np.array([work.num_tokens for work in works])
-        starts = counts.cumsum() - counts
+        starts = list(accumulate((work.num_tokens for work in works[:-1]), initial=0))
         wanted = [find_rows(work) for work in works]
         rows = [start + row for start, rows in zip(starts, wanted, strict=True) for row in rows]
-        tokens = np.array([token for work in works for token in work.tokens], np.int64)
-        positions = np.concatenate([work.positions for work in works])
+        tokens, positions, slots = pack(works, self._page_size)
         masks = self._masks.begin([work.sequence for work in works if _samples(work)])
-        step = self._build_step(works, counts)
+        step = self._build_step(works, starts, slots)
         sent = self._send(tokens), self._send(positions), self._send(np.array(rows or [0]))
         self._meter.enter("forward")
         with using(step):
             logits = self._model.compute_logits(*sent)
         self._meter.enter("sample")
         readings: list[Reading | None] = [None] * len(works)
-        self._read_texts(works, wanted, logits, starts.tolist(), readings)
+        self._read_texts(works, wanted, logits, starts, readings)
         self._sample(works, wanted, logits, masks, readings)
         return readings
 
@@ -113,14 +111,12 @@ class Runner:
         for row, index in enumerate(indices):
             readings[index] = Sampled(tokens[row], likelihoods.get(row))
 
-    def _build_step(self, works: Seq[Work], counts: NDArray[np.int64]) -> Step:
-        starts = counts.cumsum() - counts
+    def _build_step(self, works: Seq[Work], starts: list[int], slots: Numbers) -> Step:
         chunks = [
             Chunk(row, work.num_tokens, work.sequence.num_computed, work.sequence.pages.numbers)
-            for row, work in zip(starts.tolist(), works, strict=True)
+            for row, work in zip(starts, works, strict=True)
         ]
-        slots = np.concatenate([work.find_slots(self._page_size) for work in works])
-        return Step(self.pool, slots, int((counts == 1).sum()), chunks)
+        return Step(self.pool, slots, sum(work.num_tokens == 1 for work in works), chunks)
 
     def forget_step(self) -> None:
         """Give back the memory that a step which failed still holds."""
@@ -149,7 +145,7 @@ class Runner:
         """The last hidden states of the forward pass, [1, tokens, hidden]."""
         self._hidden = output[0]
 
-    def _send(self, numbers: NDArray[np.int64]) -> torch.Tensor:
+    def _send(self, numbers: Numbers) -> torch.Tensor:
         return torch.from_numpy(numbers).to(self._model.device)
 
 

@@ -85,12 +85,12 @@ class Scheduler:
         budget = self.max_step_tokens
         num_preemptions = self.num_preemptions
         for sequence in [one for one in self.running if one.num_left == 1]:
-            if budget and sequence in self.running and self._grow(sequence, 1):
+            if budget and sequence.pages and self._grow(sequence, 1):
                 works.append(Work(sequence, 1))
                 budget -= 1
         for sequence in [one for one in self.running if one.num_left > 1]:
             num_tokens = min(budget, sequence.num_left)
-            if num_tokens and sequence in self.running and self._grow(sequence, num_tokens):
+            if num_tokens and sequence.pages and self._grow(sequence, num_tokens):
                 works.append(Work(sequence, num_tokens))
                 budget -= num_tokens
         while budget and self.num_preemptions == num_preemptions:
@@ -100,7 +100,7 @@ class Scheduler:
             works.append(Work(admitted, min(budget, admitted.num_left)))
             budget -= works[-1].num_tokens
         return sorted(
-            (work for work in works if work.sequence in self.running),
+            (work for work in works if work.sequence.pages),  # the preempted have none
             key=lambda work: work.num_tokens > 1,
         )
 
@@ -157,7 +157,7 @@ class Scheduler:
             sequence = self.waiting[0]
             names = sequence.name_pages(self.page_size, sequence.num_skippable)
             found = self._placement.find_prefix(names)
-            if len(found) < len(names) and names[len(found)] in self._list_pages_in_the_making():
+            if len(found) < len(names) and self._is_in_the_making(names, len(found)):
                 return None
             if not self._has_room(sequence, found):
                 return None
@@ -191,25 +191,30 @@ class Scheduler:
             self.loading.remove(sequence)
             self.waiting.appendleft(sequence)
 
-    def _list_pages_in_the_making(self) -> set[bytes]:
-        return {
-            name
-            for one in self.running
-            if one.num_left > 1
-            for name in one.name_pages(self.page_size, len(one.tokens))[one.num_named :]
-        }
+    def _is_in_the_making(self, names: list[bytes], index: int) -> bool:
+        """Whether a running prefill will fill the page `names[index]`. Equal names have equal
+        places, because a name digests all that is before."""
+        for one in self.running:
+            if one.num_left > 1 and index >= one.num_named:
+                one.extend_names(self.page_size, len(one.tokens))
+                if index < len(one.names) and one.names[index] == names[index]:
+                    return True
+        return False
 
     def mark_computed(self, work: Work) -> None:
         """The work is done: name the pages that it filled."""
         sequence = work.sequence
         self.num_tokens[work.kind] += work.num_tokens
         sequence.num_computed += work.num_tokens
-        names = sequence.name_pages(self.page_size, sequence.num_computed)
-        for index in range(sequence.num_named, len(names)):
+        num_full = sequence.num_computed // self.page_size
+        if num_full == sequence.num_named:
+            return
+        sequence.extend_names(self.page_size, sequence.num_computed)
+        for index in range(sequence.num_named, num_full):
             sequence.pages[index] = self.pool.give_name(
-                sequence.pages[index], names[index], index=index, owner=sequence.owner
+                sequence.pages[index], sequence.names[index], index=index, owner=sequence.owner
             )
-        sequence.num_named = len(names)
+        sequence.num_named = num_full
 
     def count_pages_by_owner(self) -> dict[int, int]:
         """The device's pages by the owner that used them last, those that nobody references too."""
