@@ -178,6 +178,8 @@ class Engine:
             model.network.generation_config,
             num_prompt=len(tokens),
             max_model_len=self._max_model_len,
+            num_emitted=len(request.emitted),
+            why=self._describe_window(),
         )
         root = make_root(model.fingerprint, request.tenant)
         hidden = self._hidden_with_tools if request.tools else self._hidden
@@ -188,6 +190,13 @@ class Engine:
             ToolCallParser(self._family) if request.tools else None,
             self._ends,
         )
+
+    def _describe_window(self) -> str:
+        """What bounds the window, if it is not the model."""
+        own = self._model.max_model_len
+        if self._max_model_len == own:
+            return ""
+        return f": memory has room for so many tokens, the model's own window is {own}"
 
     def _find_before(self, request: Generate) -> list[int]:
         """What an answer that has to fit stands after, so that its first space is kept."""

@@ -109,17 +109,24 @@ class Generation:
 
 
 def resolve_sampling(
-    wanted: Sampling, defaults: Any, *, num_prompt: int, max_model_len: int
+    wanted: Sampling,
+    defaults: Any,
+    *,
+    num_prompt: int,
+    max_model_len: int,
+    num_emitted: int = 0,
+    why: str = "",
 ) -> ResolvedSampling:
     """Fill in the model's own defaults (its generation_config) and cut max_tokens to the window.
 
-    Raises E_CONTEXT when the window has no room for one token after the prompt.
+    Raises E_CONTEXT when the window has no room for one token after the prompt and what of the
+    answer was emitted before; `why` says what bounds the window.
     """
     room = max_model_len - num_prompt
-    if room < 1:
-        raise E_CONTEXT(
-            f"the prompt has {num_prompt} tokens; the window holds {max_model_len} with the answer"
-        )
+    if room <= num_emitted:
+        sizes = f"{num_prompt} tokens" + f" and its answer {num_emitted}" * bool(num_emitted)
+        window = f"the window holds {max_model_len} with the answer"
+        raise E_CONTEXT(f"the prompt has {sizes}; {window}{why}")
 
     def choose(value: Any, name: str, otherwise: Any) -> Any:
         if value is not None:

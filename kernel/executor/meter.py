@@ -18,7 +18,8 @@ MAX_SPANS = 100_000  # some ten thousand steps, a few megabytes
 class Trace:
     """What has been recorded so far."""
 
-    def __init__(self) -> None:
+    def __init__(self, max_spans: int = MAX_SPANS) -> None:
+        self._max_spans = max_spans
         self.started_at = time.time()
         self._begun = time.perf_counter()
         self._spans: list[Span] = []
@@ -27,12 +28,12 @@ class Trace:
 
     def add_span(self, phase: Phase, begun: float, seconds: float) -> None:
         """A phase has ended. Idle time is what is between the others."""
-        if phase != "idle" and begun >= self._begun and len(self._spans) < MAX_SPANS:
+        if phase != "idle" and begun >= self._begun and len(self._spans) < self._max_spans:
             self._spans.append(Span(phase, self._count_us(begun), int(seconds * 1e6)))
 
     def add_step(self, begun: float, ended: float, *counts: int) -> None:
         """A step has ended; `counts` are the fields of a StepRecord after its times."""
-        if len(self._spans) < MAX_SPANS:
+        if len(self._spans) < self._max_spans:
             duration_us = self._count_us(ended) - self._count_us(begun)
             self._steps.append(StepRecord(self._count_us(begun), duration_us, *counts))
         else:
@@ -65,9 +66,9 @@ class Meter:
         self._phase, self._since = phase, now
         return before
 
-    def begin_trace(self) -> None:
+    def begin_trace(self, max_spans: int = MAX_SPANS) -> None:
         """Record from now on; what was recorded before is forgotten."""
-        self.trace = Trace()
+        self.trace = Trace(max_spans)
 
     def end_trace(self) -> TraceReply:
         """Stop recording; the record, empty if none was begun."""
