@@ -56,7 +56,7 @@ def app_ls(as_json: bool) -> int:
 @click.group(invoke_without_command=True)
 @click.pass_context
 def model(ctx: click.Context) -> int:
-    """List models."""
+    """List models, and see what those that are loaded do."""
     if ctx.invoked_subcommand is None:
         code: int = ctx.invoke(model_ls)
         return code
@@ -76,6 +76,34 @@ def model_ls(as_json: bool = False) -> int:
     print_table(("MODEL", "WHAT IT IS"), ((it.name, it.description) for it in found))
     click.echo('a real one: llmos run --model PATH-OR-HUB-ID ask "hello"', err=True)
     return 0
+
+
+@model.command("stats")
+@click.argument("name", required=False)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object, by model.")
+def model_stats(name: str | None, as_json: bool) -> int:
+    """Show what the running kernel's models have computed, and where their time went."""
+    from .modelstats import show_stats
+
+    return show_stats(name, as_json=as_json)
+
+
+@model.command("trace")
+@click.argument("name", required=False)
+@click.option("--seconds", type=click.FloatRange(0.1, 600), default=10.0, show_default=True)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(dir_okay=False, writable=True),
+    default="trace.json",
+    show_default=True,
+    metavar="FILE",
+)
+def model_trace(name: str | None, seconds: float, output: str) -> int:
+    """Record a loaded model's steps for a while, for ui.perfetto.dev or chrome://tracing."""
+    from .modelstats import write_trace
+
+    return write_trace(name, seconds, Path(output))
 
 
 @click.command()

@@ -22,7 +22,10 @@ from llmos.syscalls.process import (
 )
 from llmos.syscalls.types import Path, Pid, Text
 
+from .stats import StatsReply, TraceReply
+
 MAX_CONTROL_FRAME_BYTES = 64 << 20
+MAX_TRACE_SECONDS = 600
 
 
 class Run(msgspec.Struct, frozen=True, tag="run"):
@@ -78,6 +81,19 @@ class Kill(msgspec.Struct, frozen=True, tag="kill"):
 
 class ReadStatus(msgspec.Struct, frozen=True, tag="status"):
     """Answered by a StatusReply."""
+
+
+class ReadModelStats(msgspec.Struct, frozen=True, tag="model_stats"):
+    """Answered by a ModelStatsReply: of one loaded model, or of all."""
+
+    model: Path | None = None
+
+
+class TraceModel(msgspec.Struct, frozen=True, tag="model_trace"):
+    """Record the steps of a loaded model from now on; answered by a TraceReply when it is over."""
+
+    seconds: Annotated[float, Meta(gt=0, le=MAX_TRACE_SECONDS)]
+    model: Path | None = None
 
 
 class Shutdown(msgspec.Struct, frozen=True, tag="shutdown"):
@@ -191,8 +207,24 @@ class StatusReply(msgspec.Struct, frozen=True, tag="status_reply"):
     degraded: str | None = None
 
 
+class ModelStatsReply(msgspec.Struct, frozen=True, tag="model_stats_reply"):
+    """What the executors of loaded models count, by model."""
+
+    models: dict[str, StatsReply]
+
+
 FromTerminal = (
-    Run | Resume | Input | Interrupt | ListProcesses | ReadLog | Kill | ReadStatus | Shutdown
+    Run
+    | Resume
+    | Input
+    | Interrupt
+    | ListProcesses
+    | ReadLog
+    | Kill
+    | ReadStatus
+    | ReadModelStats
+    | TraceModel
+    | Shutdown
 )
 ToTerminal = (
     Started
@@ -207,4 +239,6 @@ ToTerminal = (
     | ProcessListing
     | KillReply
     | StatusReply
+    | ModelStatsReply
+    | TraceReply
 )

@@ -22,6 +22,8 @@ from llmos.syscalls.types import (
     Usage,
 )
 
+from ..stats import StatsReply, TraceReply
+
 Wait = Literal["tool", "person", "gone"]
 
 
@@ -139,6 +141,14 @@ class Driver(Protocol):
 
         None is as long as a wait of its kind usually takes.
         """
+        ...
+
+    async def collect_stats(self) -> StatsReply | None:
+        """What is counted of its steps and pages; None where nothing is. Raises E_MODEL."""
+        ...
+
+    async def trace(self, seconds: float) -> TraceReply | None:
+        """A record of the steps of the next seconds; None where there are none. Raises E_MODEL."""
         ...
 
     async def aclose(self) -> None:

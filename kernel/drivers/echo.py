@@ -23,6 +23,7 @@ import anyio
 from llmos.syscalls.errors import E_ARG, E_CONTEXT
 from llmos.syscalls.types import FinishReason, Message, TokenScore, ToolCall, Usage
 
+from ..stats import StatsReply, TraceReply
 from .driver import (
     EmbeddedTexts,
     EmbedJob,
@@ -102,6 +103,14 @@ class EchoDriver:
 
     def hint(self, pid: int, kind: Wait, expected_idle_seconds: float | None = None) -> None:
         """Nothing is kept."""
+
+    async def collect_stats(self) -> StatsReply | None:
+        """There are no steps and no pages."""
+        return None
+
+    async def trace(self, seconds: float) -> TraceReply | None:
+        """There are no steps."""
+        return None
 
     async def aclose(self) -> None:
         """Let go of whoever is paused."""

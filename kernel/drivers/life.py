@@ -8,6 +8,7 @@ import asyncio
 import os
 import socket
 import sys
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -28,12 +29,14 @@ from ..executor.protocol import (
     Output,
     encode_frame,
 )
+from ..stats import StatsReply, TraceReply
 
 _READ_BYTES = 1 << 16
 _LOAD_BYTES_PER_SECOND = 20_000_000
 _STEP_PARAMETERS_PER_SECOND = 100_000_000
 _TICKS = 8
 _LAST_SECONDS = 5.0  # of a process that has closed its socket
+Answer = asyncio.Future[StatsReply | TraceReply | None]
 
 
 class Limits(msgspec.Struct, frozen=True):
@@ -80,6 +83,7 @@ class Life:
         self._frames: FrameDecoder[FromExecutor] = FrameDecoder(FromExecutor)  # type: ignore[arg-type]
         self._tasks: tuple[asyncio.Task[None], ...] = ()
         self._num_silent_ticks = 0
+        self._questions: deque[Answer] = deque()
         self._fault = ""
         self.has_work = False
         self.is_dead = False
@@ -141,6 +145,8 @@ class Life:
                 for message in self._frames.feed(data):
                     if isinstance(message, Output):
                         take(message)
+                    elif isinstance(message, StatsReply | TraceReply):
+                        _settle(self._questions.popleft(), message)
         except ConnectionError:
             pass
         except (SyscallError, msgspec.MsgspecError) as error:
@@ -163,6 +169,7 @@ class Life:
     async def _bury(self) -> None:
         """The socket is closed: see the process out."""
         self.is_dead = True
+        self._leave_unanswered()
         self._writer.close()
         try:
             await asyncio.wait_for(self._process.wait(), 0 if self._fault else _LAST_SECONDS)
@@ -188,6 +195,19 @@ class Life:
         if not self.is_dead:
             self._writer.write(encode_frame(message))
 
+    def ask(self, message: FromKernel) -> Answer:
+        """Send a message that is answered, in order; the answer is None if the process ends."""
+        answer: Answer = asyncio.get_running_loop().create_future()
+        self._questions.append(answer)
+        self.send(message)
+        if self.is_dead:
+            self._leave_unanswered()
+        return answer
+
+    def _leave_unanswered(self) -> None:
+        while self._questions:
+            _settle(self._questions.popleft(), None)
+
     async def aclose(self) -> None:
         """End the process now; it holds nothing that must be saved."""
         if self._process.returncode is None:
@@ -196,7 +216,14 @@ class Life:
             await self._process.wait()
             await asyncio.gather(*self._tasks, return_exceptions=True)
         self.is_dead = True
+        self._leave_unanswered()
         self._writer.close()
+
+
+def _settle(answer: Answer, reply: StatsReply | TraceReply | None) -> None:
+    """Who asked may have been cancelled meanwhile."""
+    if not answer.done():
+        answer.set_result(reply)
 
 
 async def _spawn(connection: socket.socket, log: Path) -> asyncio.subprocess.Process:

@@ -27,9 +27,11 @@ from llmos.syscalls.errors import (
 
 from ..executor.protocol import (
     MAX_FRAME_BYTES,
+    BeginTrace,
     Cancel,
     Done,
     Embedded,
+    EndTrace,
     Failed,
     Hint,
     Load,
@@ -37,8 +39,10 @@ from ..executor.protocol import (
     Pause,
     Resume,
     Scored,
+    Stats,
     Token,
 )
+from ..stats import StatsReply, TraceReply
 from .driver import (
     EmbeddedTexts,
     EmbedJob,
@@ -80,6 +84,7 @@ class LocalDriver:
         self._log = log
         self._limits = limits
         self._starting = asyncio.Lock()
+        self._tracing = asyncio.Lock()
         self._restarting: asyncio.Task[None] | None = None
         self._life: Life | None = None
         self._fingerprint = ""
@@ -175,6 +180,27 @@ class LocalDriver:
         """Tell the executor what the process's pages are worth from now."""
         if self._life:
             self._life.send(Hint(pid, kind, expected_idle_seconds))
+
+    async def collect_stats(self) -> StatsReply | None:
+        """What the executor counts since it was started; None while none runs. Raises E_MODEL."""
+        life = self._life
+        return None if life is None else _check(await life.ask(Stats()), StatsReply)
+
+    async def trace(self, seconds: float) -> TraceReply | None:
+        """A record of the next seconds' steps, one after another; None while no executor runs.
+
+        Raises E_MODEL when the executor ends meanwhile.
+        """
+        async with self._tracing:
+            life = self._life
+            if life is None:
+                return None
+            life.send(BeginTrace())
+            try:
+                await asyncio.sleep(seconds)
+            finally:
+                answer = life.ask(EndTrace())
+            return _check(await answer, TraceReply)
 
     def _arrange(self) -> None:
         """Tell the executor who runs now; start one if there is none.
@@ -300,3 +326,9 @@ class LocalDriver:
         life, self._life = self._life, None
         if life:
             await life.aclose()
+
+
+def _check(reply: object, kind: type[T]) -> T:
+    if not isinstance(reply, kind):
+        raise E_MODEL("the executor ended before it answered")
+    return reply

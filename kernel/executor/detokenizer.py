@@ -9,7 +9,8 @@ bytes become characters one by one, as in a file that is read with broken charac
 """
 
 import codecs
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -31,6 +32,40 @@ def find_byte_tokens(tokenizer: Any) -> Mapping[int, bytes]:
     return _byte_tokens[tokenizer]
 
 
+class _Decoder:
+    """A tokenizer's decoding, special tokens too. Single tokens are remembered."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._decode = _find_decode(tokenizer)
+        self._singles: dict[int, str] = {}
+
+    def __call__(self, tokens: list[int]) -> str:
+        if len(tokens) != 1:
+            return self._decode(tokens, skip_special_tokens=False)
+        text = self._singles.get(tokens[0])
+        if text is None:
+            text = self._singles[tokens[0]] = self._decode(tokens, skip_special_tokens=False)
+        return text
+
+
+def _find_decode(tokenizer: Any) -> Callable[..., str]:
+    """That of the tokenizers library itself where transformers would only pass the call on: what
+    it does around it takes twice as long again."""
+    from transformers import PreTrainedTokenizerFast
+
+    kind = type(tokenizer)
+    is_plain = (kind.decode, kind._decode) == (
+        PreTrainedTokenizerFast.decode,
+        PreTrainedTokenizerFast._decode,
+    )
+    if is_plain and not tokenizer.clean_up_tokenization_spaces:
+        return tokenizer.backend_tokenizer.decode  # type: ignore[no-any-return]
+    return tokenizer.decode  # type: ignore[no-any-return]
+
+
+find_decoder = lru_cache(maxsize=1)(_Decoder)
+
+
 class Detokenizer:
     """Decodes one sequence. Tokens of `hidden` leave no text.
 
@@ -41,14 +76,14 @@ class Detokenizer:
     """
 
     def __init__(self, tokenizer: Any, hidden: frozenset[int], before: Sequence[int] = ()) -> None:
-        self._decode = tokenizer.decode
+        self._decode = find_decoder(tokenizer)
         self._bytes = find_byte_tokens(tokenizer)
         self._characters = codecs.getincrementaldecoder("utf-8")("replace")
         self._hidden = hidden
         self._ids = list(before)
         self._start = 0
         self._end = len(before)
-        self._known = self._decode(self._ids, skip_special_tokens=False) if before else ""
+        self._known = self._decode(self._ids) if before else ""
 
     def add(self, token: int) -> str:
         """The text that this token completes; empty while a character is incomplete."""
@@ -64,14 +99,14 @@ class Detokenizer:
         text, is_first = self._take(whole=True), not self._ids
         self._ids.append(token)
         self._start, self._end = len(self._ids) - 1, len(self._ids)
-        self._known = self._decode([token], skip_special_tokens=False)
+        self._known = self._decode([token])
         if is_first and not self._known:
             return text  # a first space that the tokenizer takes off
         return text + self._characters.decode(self._bytes[token])
 
     def show(self, token: int) -> str:
         """A token alone; a part of a character is a replacement character."""
-        return str(self._decode([token], skip_special_tokens=False))
+        return self._decode([token])
 
     def finish(self) -> str:
         """What is left, with replacement characters for incomplete ones."""
@@ -80,7 +115,7 @@ class Detokenizer:
     def _take(self, *, whole: bool) -> str:
         if self._end == len(self._ids):
             return ""
-        text = str(self._decode(self._ids[self._start :], skip_special_tokens=False))
+        text = self._decode(self._ids[self._start :])
         is_open = text.endswith(_INCOMPLETE) and not whole
         sure = text[:-1] if is_open else text
         fresh = sure[len(self._known) :]
@@ -90,15 +125,15 @@ class Detokenizer:
                 self._cut(text)
         else:
             self._start, self._end = self._end, len(self._ids)
-            self._known = self._decode(self._ids[self._start :], skip_special_tokens=False)
+            self._known = self._decode(self._ids[self._start :])
         return fresh
 
     def _cut(self, text: str) -> None:
         """Decode from the last tokens on, where the text falls into two before them."""
         for num_tokens in range(1, _MAX_PART_TOKENS + 1):
             place = len(self._ids) - num_tokens
-            first = self._decode(self._ids[self._start : place], skip_special_tokens=False)
-            last = self._decode(self._ids[place:], skip_special_tokens=False)
+            first = self._decode(self._ids[self._start : place])
+            last = self._decode(self._ids[place:])
             if first + last == text:
                 self._start, self._known = place, last[:-1]
                 return

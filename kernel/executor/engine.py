@@ -5,11 +5,21 @@ that fails answers Failed and the others go on. Single-threaded; a step waits on
 moment, when all it could do waits for a thread of the engine.
 """
 
+import logging
 import time
+from collections.abc import Sequence as Seq
 
-from llmos.syscalls.errors import E_ARG, E_CANCELLED, E_GRAMMAR, E_MODEL, SyscallError
+from llmos.syscalls.errors import (
+    E_ARG,
+    E_CANCELLED,
+    E_GRAMMAR,
+    E_LIMIT,
+    E_MODEL,
+    SyscallError,
+)
 from llmos.syscalls.types import Grammar, Message
 
+from ..stats import StatsReply
 from .attention import LayerShape
 from .batch import Work
 from .chat import ChatEncoder
@@ -19,6 +29,7 @@ from .generation import Generation, resolve_sampling
 from .grammar import GrammarCompiler
 from .hints import Owners
 from .measuring import Measurements
+from .meter import Meter, Trace
 from .model import Model, load_model
 from .pages import PagePool
 from .prefix import make_root
@@ -31,13 +42,14 @@ from .protocol import (
     Loaded,
     Output,
     Score,
-    StatsReply,
     Token,
 )
 from .reading import Reading, Sampled
+from .relief import Relief
 from .runner import Runner
 from .scheduler import Scheduler
 from .sequence import Sequence
+from .shortage import is_out_of_memory
 from .tiers import build_swap
 from .toolcalls import MARKERS, ToolCallParser, detect_family
 from .toolgrammar import write_call_grammar
@@ -46,6 +58,7 @@ from .worth import ComputeCost
 PAGE_SIZE = 16
 MAX_RUNNING = 64
 MAX_STEP_TOKENS = 512
+_log = logging.getLogger(__name__)
 
 
 class Engine:
@@ -68,7 +81,8 @@ class Engine:
         self._model = model = model or load_model(spec)
         num_pages = num_pages or _count_pages(model)
         self._max_model_len = min(model.max_model_len, num_pages * PAGE_SIZE)
-        self._runner = Runner(model, num_pages=num_pages, page_size=PAGE_SIZE)
+        self.meter = Meter()
+        self._runner = Runner(model, self.meter, num_pages=num_pages, page_size=PAGE_SIZE)
         self._cost = ComputeCost(page_size=PAGE_SIZE, num_pages=num_pages)
         pool = PagePool(num_pages, cost=self._cost)
         self._swap = build_swap(
@@ -76,6 +90,7 @@ class Engine:
             pool,
             [*self._runner.pool.keys, *self._runner.pool.values],
             self._cost,
+            self.meter,
             fingerprint=model.fingerprint,
             num_host_pages=num_host_pages,
         )
@@ -87,6 +102,8 @@ class Engine:
             max_step_tokens=max_step_tokens,
             swap=self._swap,
         )
+        min_pages = -(-self._max_model_len // PAGE_SIZE)
+        self._relief = Relief(self._scheduler, self._runner, self._swap, min_pages=min_pages)
         self._chat = ChatEncoder(model.tokenizer)
         added = model.tokenizer.get_added_vocab()
         self._family = detect_family(self._chat.template_text, tuple(added))
@@ -165,6 +182,8 @@ class Engine:
             model.network.generation_config,
             num_prompt=len(tokens),
             max_model_len=self._max_model_len,
+            num_emitted=len(request.emitted),
+            why=self._describe_window(),
         )
         root = make_root(model.fingerprint, request.tenant)
         hidden = self._hidden_with_tools if request.tools else self._hidden
@@ -176,6 +195,13 @@ class Engine:
             self._ends,
         )
 
+    def _describe_window(self) -> str:
+        """What bounds the window, if it is not the model."""
+        own = self._model.max_model_len
+        if self._max_model_len == own:
+            return ""
+        return f": memory has room for so many tokens, the model's own window is {own}"
+
     def _find_before(self, request: Generate) -> list[int]:
         """What an answer that has to fit stands after, so that its first space is kept."""
         if request.grammar is None and request.tool_choice == "auto":
@@ -184,31 +210,82 @@ class Engine:
 
     def step(self) -> list[Output]:
         """One forward pass over what the scheduler chose; what became known by it."""
+        self.meter.enter("plan")
+        started = time.perf_counter()
         outputs, self._outputs = self._outputs, []
         outputs += self._take_grammars(wait=not outputs and not self._scheduler.has_work)
         works = self._scheduler.plan()
         if works:
             readings = self._compute(works)
-            for work in works:
-                self._scheduler.mark_computed(work)
-            for work, reading in zip(works, readings, strict=True):
-                if isinstance(reading, Sampled):
-                    outputs += self._advance(self._generations[work.sequence.id], reading)
-                elif work.sequence.kind != "generate":
-                    outputs += self._measurements.take(work.sequence, reading)
-            self._num_steps += 1
+            outputs += self._relieve(works) if readings is None else self._take(works, readings)
         elif self._scheduler.loading and not outputs:
             self._swap.wait()
+        self.meter.enter("idle")
+        if self.meter.trace is not None and works:
+            self._record(self.meter.trace, started, works)
         return outputs
 
-    def _compute(self, works: list[Work]) -> list[Reading | None]:
-        """One forward pass; what it took is remembered."""
+    def _take(self, works: Seq[Work], readings: Seq[Reading | None]) -> list[Output]:
+        """A step has been computed: whose pages are full, and who has more text or has ended."""
+        self.meter.enter("plan")
+        for work in works:
+            self._scheduler.mark_computed(work)
+        self.meter.enter("detokenize")
+        outputs: list[Output] = []
+        for work, reading in zip(works, readings, strict=True):
+            if isinstance(reading, Sampled):
+                outputs += self._advance(self._generations[work.sequence.id], reading)
+            elif work.sequence.kind != "generate":
+                outputs += self._measurements.take(work.sequence, reading)
+        self._num_steps += 1
+        self._relief.note_success()
+        return outputs
+
+    def _compute(self, works: list[Work]) -> list[Reading | None] | None:
+        """One forward pass; what it took is remembered. None if memory did not suffice."""
         started = time.perf_counter()
-        readings = self._runner.run(works)
+        try:
+            readings = self._runner.run(works)
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            _log.warning("a step of %d sequences ran out of memory: %s", len(works), error)
+            return None
         num_tokens = sum(work.num_tokens for work in works)
-        ends = sum(work.num_tokens * (2 * work.positions[0] + work.num_tokens) for work in works)
+        ends = sum(
+            work.num_tokens * (2 * work.sequence.num_computed + work.num_tokens) for work in works
+        )
         self._cost.observe(num_tokens, ends / 2 / num_tokens, time.perf_counter() - started)
         return readings
+
+    def _relieve(self, works: Seq[Work]) -> list[Output]:
+        """The next step needs less memory than this one; who is too large for any ends."""
+        largest = self._relief.relieve(works)
+        if largest is None:
+            return []
+        num_tokens = len(largest.tokens)
+        reason = f"no memory for one more token after {num_tokens} in a context"
+        if largest.kind != "generate":
+            return self._measurements.end(largest, E_LIMIT(f"{reason}, alone in a step"))
+        generation = self._generations[largest.id]
+        self._drop(generation)
+        sizes = f"{largest.num_prompt} of them the prompt's, alone in a step"
+        error = E_LIMIT(f"{reason}, {sizes}", partial=generation.text)
+        return [Failed(generation.id, error.reply())]
+
+    def _record(self, trace: Trace, started: float, works: Seq[Work]) -> None:
+        """Add the step that has just ended to a trace."""
+        pool, num_decodes = self._scheduler.pool, sum(work.num_tokens == 1 for work in works)
+        trace.add_step(
+            started,
+            time.perf_counter(),
+            num_decodes,
+            sum(work.num_tokens for work in works) - num_decodes,
+            len(self._scheduler.running),
+            len(self._scheduler.waiting),
+            pool.num_pages - pool.num_available,
+            pool.num_cached,
+        )
 
     def _take_grammars(self, *, wait: bool) -> list[Output]:
         """Let those begin whose grammar is ready; what failed is told."""
@@ -307,6 +384,10 @@ class Engine:
             num_cached_tokens=cached,
             num_completion_tokens=completion,
             num_loading=len(scheduler.loading),
+            num_tokens=dict(scheduler.num_tokens),
+            num_pages_by_owner=scheduler.count_pages_by_owner(),
+            num_out_of_memory=self._relief.num_faults,
+            seconds=dict(self.meter.seconds),
             **self._swap.describe(),
         )
 

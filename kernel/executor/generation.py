@@ -29,7 +29,7 @@ class Generation:
     ) -> None:
         self.id = request.id
         self.sequence = sequence
-        self.text = ""
+        self._texts: list[str] = []
         self.finish_reason: FinishReason | None = None
         self._detokenizer = detokenizer
         self._stops = StopChecker(sequence.sampling.stop)
@@ -40,6 +40,11 @@ class Generation:
         for token in request.emitted:
             self.take_token(token)
         self.take_unsent()
+
+    @property
+    def text(self) -> str:
+        """The text so far."""
+        return "".join(self._texts)
 
     def constrain(self, constraint: Constraint) -> None:
         """From now on the answer, what there is of it too, has to fit a grammar."""
@@ -79,7 +84,7 @@ class Generation:
                 self.finish_reason = "stop"
         if self._parser:
             text = self._parser.add(text) + (self._parser.finish() if self.finish_reason else "")
-        self.text += text
+        self._texts.append(text)
         return text
 
     def _describe(self, token: int, likelihood: Likelihood) -> TokenLogprobs:
@@ -104,17 +109,24 @@ class Generation:
 
 
 def resolve_sampling(
-    wanted: Sampling, defaults: Any, *, num_prompt: int, max_model_len: int
+    wanted: Sampling,
+    defaults: Any,
+    *,
+    num_prompt: int,
+    max_model_len: int,
+    num_emitted: int = 0,
+    why: str = "",
 ) -> ResolvedSampling:
     """Fill in the model's own defaults (its generation_config) and cut max_tokens to the window.
 
-    Raises E_CONTEXT when the window has no room for one token after the prompt.
+    Raises E_CONTEXT when the window has no room for one token after the prompt and what of the
+    answer was emitted before; `why` says what bounds the window.
     """
     room = max_model_len - num_prompt
-    if room < 1:
-        raise E_CONTEXT(
-            f"the prompt has {num_prompt} tokens; the window holds {max_model_len} with the answer"
-        )
+    if room <= num_emitted:
+        sizes = f"{num_prompt} tokens" + f" and its answer {num_emitted}" * bool(num_emitted)
+        window = f"the window holds {max_model_len} with the answer"
+        raise E_CONTEXT(f"the prompt has {sizes}; {window}{why}")
 
     def choose(value: Any, name: str, otherwise: Any) -> Any:
         if value is not None:

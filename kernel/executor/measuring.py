@@ -165,10 +165,14 @@ class Measurements:
     def cancel(self, request_id: int) -> list[Output]:
         """End a request, if it is one of these."""
         sequences = self.find(request_id)
-        for sequence in sequences:
-            self._drop(sequence)
-        cancelled = E_CANCELLED("the call was cancelled").reply()
-        return [Failed(request_id, cancelled)] if sequences else []
+        return self.end(sequences[0], E_CANCELLED("the call was cancelled")) if sequences else []
+
+    def end(self, sequence: Sequence, error: SyscallError) -> list[Output]:
+        """End the request of this sequence with an error."""
+        request_id = self._by_sequence[sequence.id].id
+        for one in self.find(request_id):
+            self._drop(one)
+        return [Failed(request_id, error.reply())]
 
     def _drop(self, sequence: Sequence) -> None:
         self._scheduler.remove(sequence)

@@ -19,20 +19,27 @@ class PageBytes:
     """Reads and writes pages of pools: tensors with all pages' numbers one after another."""
 
     def __init__(self, pools: Sequence[torch.Tensor], *, num_pages: int) -> None:
-        self._rows = [pool.view(num_pages, -1).view(torch.uint8) for pool in pools]
+        self.is_synchronous = pools[0].device.type == "cpu"
+        self.attach(pools, num_pages=num_pages)
         sizes = [row.shape[1] for row in self._rows]
         ends = np.cumsum(sizes).tolist()
         self.page_bytes: int = ends[-1]
         self._spans = [slice(end - size, end) for size, end in zip(sizes, ends, strict=True)]
         device = pools[0].device
-        self.is_synchronous = device.type == "cpu"
-        if self.is_synchronous:
-            self._host_rows = [row.numpy() for row in self._rows]
-        else:
+        if not self.is_synchronous:
             self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
             self._staging = torch.empty(self.page_bytes, dtype=torch.uint8, device=device)
             self._parts = [self._staging[span] for span in self._spans]
             self._in_flight: deque[tuple[torch.cuda.Event, Buffer]] = deque()
+
+    def attach(self, pools: Sequence[torch.Tensor], *, num_pages: int) -> None:
+        """Read and write these pools, whose pages are as large as those before."""
+        self._rows = [pool.view(num_pages, -1).view(torch.uint8) for pool in pools]
+        self._host_rows = [row.numpy() for row in self._rows] if self.is_synchronous else []
+
+    def detach(self) -> None:
+        """Hold no pool, so that its memory can be given back."""
+        self._rows, self._host_rows = [], []
 
     def make_buffer(self) -> Buffer:
         """Room for one page, its content arbitrary."""

@@ -85,7 +85,10 @@ class PagePool:
         return pages
 
     def _evict(self) -> None:
-        page = self._cached.pop()
+        self._drop(self._cached.pop())
+
+    def _drop(self, page: int) -> None:
+        """Free a page that was cached."""
         content = self._contents.pop(page)
         del self._pages[content.name]
         self._free.append(page)
@@ -154,6 +157,21 @@ class PagePool:
     def count_needed_to_hold(self, pages: Iterable[int]) -> int:
         """How many of these pages are cached: holding them takes them from what is available."""
         return sum(page in self._cached for page in pages)
+
+    def shrink(self, num_pages: int) -> None:
+        """Give up the pages from this number on, none of which is referenced."""
+        for page in range(num_pages, self.num_pages):
+            if page in self._cached:
+                self._cached.discard(page)
+                self._drop(page)
+        self._free = [page for page in self._free if page < num_pages]
+        del self._counts[num_pages:]
+        self.num_pages = num_pages
+        self._cost.resize(num_pages)
+
+    def count_by_owner(self) -> Counter[int]:
+        """Pages with a name, by who used them last."""
+        return Counter(content.owner for content in self._contents.values())
 
     def check_integrity(self, tables: Iterable[Sequence[int]]) -> None:
         """Raise AssertionError unless every page is free, referenced or cached, exactly once,

@@ -48,6 +48,11 @@ class PlainPool:
         self._slots = self._tails = torch.empty(0)
         self._views: dict[tuple[Window, int], View] = {}
 
+    def resize(self, num_pages: int) -> None:
+        """`keys` and `values` have so many pages now; what was known of a step is forgotten."""
+        self.num_pages = num_pages
+        self._step, self._views = None, {}
+
     def write(self, layer: int, key: torch.Tensor, value: torch.Tensor, step: Step) -> None:
         """Put the step's keys and values [1, heads, tokens, dim] into their slots."""
         if step is not self._step:

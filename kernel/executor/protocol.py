@@ -25,6 +25,8 @@ from llmos.syscalls.types import (
     Usage,
 )
 
+from ..stats import StatsReply, TraceReply
+
 MAX_FRAME_BYTES = 16 << 20
 
 
@@ -112,6 +114,14 @@ class Stats(msgspec.Struct, frozen=True, tag="stats"):
     """Ask for a StatsReply."""
 
 
+class BeginTrace(msgspec.Struct, frozen=True, tag="begin_trace"):
+    """Record steps from now on."""
+
+
+class EndTrace(msgspec.Struct, frozen=True, tag="end_trace"):
+    """Stop recording; answered by a TraceReply."""
+
+
 class Loaded(msgspec.Struct, frozen=True, tag="loaded"):
     """The model is ready. Equal fingerprints give equal tokens for equal requests.
 
@@ -188,40 +198,15 @@ class Failed(msgspec.Struct, frozen=True, tag="failed"):
     error: ErrorReply
 
 
-class StatsReply(msgspec.Struct, frozen=True, tag="stats_reply"):
-    """Counts at this moment; `num_steps` and after count since the load.
-
-    `num_page_hits` are pages found when a sequence was admitted, by the tier where they were;
-    `num_evictions` are pages that the device gave up, by what became of them.
-    """
-
-    num_running: int
-    num_waiting: int
-    num_paused: int
-    num_pages: int
-    num_pages_free: int
-    num_pages_cached: int
-    num_steps: int
-    num_preemptions: int
-    num_prompt_tokens: int
-    num_cached_tokens: int
-    num_completion_tokens: int
-    num_loading: int = 0
-    page_bytes: int = 0
-    num_pages_on_host: int = 0
-    num_pages_on_disk: int = 0
-    num_page_hits: dict[str, int] = {}
-    num_evictions: dict[str, int] = {}
-    num_bytes_moved: dict[str, int] = {}
-
-
 class Heartbeat(msgspec.Struct, frozen=True, tag="heartbeat"):
     """The executor works, and has had nothing else to say for a second."""
 
 
-FromKernel = Load | Generate | Score | Embed | Cancel | Pause | Resume | Hint | Stats
+FromKernel = (
+    Load | Generate | Score | Embed | Cancel | Pause | Resume | Hint | Stats | BeginTrace | EndTrace
+)
 Output = Token | Done | Scored | Embedded | Failed
-FromExecutor = Loaded | LoadFailed | Output | StatsReply | Heartbeat
+FromExecutor = Loaded | LoadFailed | Output | StatsReply | TraceReply | Heartbeat
 
 _encoder = msgspec.msgpack.Encoder()
 T = TypeVar("T")

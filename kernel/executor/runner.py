@@ -5,27 +5,30 @@ attention function's affair. Logits are computed only where they are read.
 """
 
 from collections.abc import Sequence as Seq
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from .attention import Chunk, Step, using
-from .batch import Work
+from .batch import Numbers, Work, pack
 from .masks import MaskMaker, PendingMasks
+from .meter import Meter
 from .model import Model
 from .native.pool import NativePool
 from .plain import PlainPool
 from .reading import Pooled, Reading, Sampled, find_rows, measure, read_scores
 from .sampler import sample
+from .shortage import is_out_of_memory
 
 
 class Runner:
     """The model and its pool of keys and values."""
 
-    def __init__(self, model: Model, *, num_pages: int, page_size: int) -> None:
+    def __init__(self, model: Model, meter: Meter, *, num_pages: int, page_size: int) -> None:
         self._model = model
+        self._meter = meter
         self._page_size = page_size
         self._masks = MaskMaker()
         self._hidden = torch.empty(0)
@@ -47,20 +50,21 @@ class Runner:
 
         Keys and values of all tokens are in their pages afterwards.
         """
-        counts = np.array([work.num_tokens for work in works])
-        starts = counts.cumsum() - counts
+        self._meter.enter("pack")
+        starts = list(accumulate((work.num_tokens for work in works[:-1]), initial=0))
         wanted = [find_rows(work) for work in works]
         rows = [start + row for start, rows in zip(starts, wanted, strict=True) for row in rows]
-        tokens = np.array([token for work in works for token in work.tokens], np.int64)
-        positions = np.concatenate([work.positions for work in works])
+        tokens, positions, slots = pack(works, self._page_size)
         masks = self._masks.begin([work.sequence for work in works if _samples(work)])
+        step = self._build_step(works, starts, slots)
+        sent = self._send(tokens), self._send(positions), self._send(np.array(rows or [0]))
         base = self._model.network.base_model
-        with using(self._build_step(works, counts)), base.register_forward_hook(self._keep_hidden):
-            logits = self._model.compute_logits(
-                self._send(tokens), self._send(positions), self._send(np.array(rows or [0]))
-            )
+        self._meter.enter("forward")
+        with using(step), base.register_forward_hook(self._keep_hidden):
+            logits = self._model.compute_logits(*sent)
+        self._meter.enter("sample")
         readings: list[Reading | None] = [None] * len(works)
-        self._read_texts(works, wanted, logits, starts.tolist(), readings)
+        self._read_texts(works, wanted, logits, starts, readings)
         self._sample(works, wanted, logits, masks, readings)
         return readings
 
@@ -107,14 +111,31 @@ class Runner:
         for row, index in enumerate(indices):
             readings[index] = Sampled(tokens[row], likelihoods.get(row))
 
-    def _build_step(self, works: Seq[Work], counts: NDArray[np.int64]) -> Step:
-        starts = counts.cumsum() - counts
+    def _build_step(self, works: Seq[Work], starts: list[int], slots: Numbers) -> Step:
         chunks = [
             Chunk(row, work.num_tokens, work.sequence.num_computed, work.sequence.pages.numbers)
-            for row, work in zip(starts.tolist(), works, strict=True)
+            for row, work in zip(starts, works, strict=True)
         ]
-        slots = np.concatenate([work.find_slots(self._page_size) for work in works])
-        return Step(self.pool, slots, int((counts == 1).sum()), chunks)
+        return Step(self.pool, slots, sum(work.num_tokens == 1 for work in works), chunks)
+
+    def forget_step(self) -> None:
+        """Give back the memory that a step which failed still holds."""
+        self._hidden = torch.empty(0)
+        self.pool.resize(self.pool.num_pages)
+        if self._model.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def shrink(self, num_pages: int) -> list[torch.Tensor]:
+        """Keep the first so many pages; the tensors that hold them.
+
+        Memory is given back if nobody else holds the tensors before.
+        """
+        pool = self.pool
+        for tensors in (pool.keys, pool.values):
+            for index in range(len(tensors)):
+                tensors[index] = _cut(tensors[index], pool.num_pages, num_pages)
+        pool.resize(num_pages)
+        return [*pool.keys, *pool.values]
 
     def close(self) -> None:
         """End the runner's thread."""
@@ -124,8 +145,19 @@ class Runner:
         """The last hidden states of the forward pass, [1, tokens, hidden]."""
         self._hidden = output[0]
 
-    def _send(self, numbers: NDArray[np.int64]) -> torch.Tensor:
+    def _send(self, numbers: Numbers) -> torch.Tensor:
         return torch.from_numpy(numbers).to(self._model.device)
+
+
+def _cut(tensor: torch.Tensor, num_pages: int, num_left: int) -> torch.Tensor:
+    """A tensor's first pages, in memory of their own unless there is none even for that."""
+    first = tensor[: len(tensor) // num_pages * num_left]
+    try:
+        return first.clone()
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return first
 
 
 def _samples(work: Work) -> bool:

@@ -7,7 +7,7 @@ pages are being read from disk is put aside, and comes back to the front of the 
 with the pool at least as large as one whole window, the oldest sequence always gets on.
 """
 
-from collections import deque
+from collections import Counter, deque
 
 from .batch import Work
 from .pages import OutOfPages, PagePool
@@ -31,13 +31,13 @@ class Scheduler:
         self.pool = pool
         self._placement = Placement(pool, swap)
         self.page_size = page_size
-        self.max_running = max_running
-        self.max_step_tokens = max_step_tokens
+        self._limits = self.max_running, self.max_step_tokens = max_running, max_step_tokens
         self.running: list[Sequence] = []
         self.waiting: deque[Sequence] = deque()
         self.loading: list[Sequence] = []
         self.paused: dict[int, Sequence] = {}
         self.num_preemptions = 0
+        self.num_tokens: Counter[str] = Counter()  # by kind, see StatsReply
 
     @property
     def has_work(self) -> bool:
@@ -85,12 +85,12 @@ class Scheduler:
         budget = self.max_step_tokens
         num_preemptions = self.num_preemptions
         for sequence in [one for one in self.running if one.num_left == 1]:
-            if budget and sequence in self.running and self._grow(sequence, 1):
+            if budget and sequence.pages and self._grow(sequence, 1):
                 works.append(Work(sequence, 1))
                 budget -= 1
         for sequence in [one for one in self.running if one.num_left > 1]:
             num_tokens = min(budget, sequence.num_left)
-            if num_tokens and sequence in self.running and self._grow(sequence, num_tokens):
+            if num_tokens and sequence.pages and self._grow(sequence, num_tokens):
                 works.append(Work(sequence, num_tokens))
                 budget -= num_tokens
         while budget and self.num_preemptions == num_preemptions:
@@ -100,7 +100,7 @@ class Scheduler:
             works.append(Work(admitted, min(budget, admitted.num_left)))
             budget -= works[-1].num_tokens
         return sorted(
-            (work for work in works if work.sequence in self.running),
+            (work for work in works if work.sequence.pages),  # the preempted have none
             key=lambda work: work.num_tokens > 1,
         )
 
@@ -111,12 +111,36 @@ class Scheduler:
                 self._allocate(sequence, num_tokens)
                 return True
             except OutOfPages:
-                newest = self.running.pop()
-                self._release(newest)
-                self.waiting.appendleft(newest)
-                self.num_preemptions += 1
-                if newest is sequence:
+                if self._preempt_newest() is sequence:
                     return False
+
+    def _preempt_newest(self) -> Sequence:
+        newest = self.running.pop()
+        self._release(newest)
+        self.waiting.appendleft(newest)
+        self.num_preemptions += 1
+        return newest
+
+    def narrow(self, num_tokens: int) -> None:
+        """No more tokens a step than this, and no more running: the newest are preempted."""
+        self.max_step_tokens = num_tokens
+        self.max_running = min(self.max_running, num_tokens)
+        while len(self.running) > self.max_running:
+            self._preempt_newest()
+
+    def widen(self, *, at_once: bool = False) -> None:
+        """Take back half of what `narrow` took, or all of it."""
+        max_running, max_step_tokens = self._limits
+        self.max_running = max_running if at_once else min(max_running, 2 * self.max_running)
+        self.max_step_tokens = (
+            max_step_tokens if at_once else min(max_step_tokens, 2 * self.max_step_tokens)
+        )
+
+    def shrink(self, num_pages: int) -> None:
+        """Do with the first so many pages; the newest are preempted until they are enough."""
+        while any((one.pages.numbers >= num_pages).any() for one in self.running):
+            self._preempt_newest()
+        self.pool.shrink(num_pages)
 
     def _allocate(self, sequence: Sequence, num_tokens: int) -> None:
         num_pages = -(-(sequence.num_computed + num_tokens) // self.page_size)
@@ -133,7 +157,7 @@ class Scheduler:
             sequence = self.waiting[0]
             names = sequence.name_pages(self.page_size, sequence.num_skippable)
             found = self._placement.find_prefix(names)
-            if len(found) < len(names) and names[len(found)] in self._list_pages_in_the_making():
+            if len(found) < len(names) and self._is_in_the_making(names, len(found)):
                 return None
             if not self._has_room(sequence, found):
                 return None
@@ -141,6 +165,7 @@ class Scheduler:
             if restore.is_done:
                 sequence.restore = None
                 self._placement.place(sequence, names, restore, self.page_size)
+                self.num_tokens["cached"] += sequence.num_computed
                 self._allocate(sequence, min(budget, sequence.num_left))
                 self.running.append(self.waiting.popleft())
                 return sequence
@@ -166,24 +191,37 @@ class Scheduler:
             self.loading.remove(sequence)
             self.waiting.appendleft(sequence)
 
-    def _list_pages_in_the_making(self) -> set[bytes]:
-        return {
-            name
-            for one in self.running
-            if one.num_left > 1
-            for name in one.name_pages(self.page_size, len(one.tokens))[one.num_named :]
-        }
+    def _is_in_the_making(self, names: list[bytes], index: int) -> bool:
+        """Whether a running prefill will fill the page `names[index]`. Equal names have equal
+        places, because a name digests all that is before."""
+        for one in self.running:
+            if one.num_left > 1 and index >= one.num_named:
+                one.extend_names(self.page_size, len(one.tokens))
+                if index < len(one.names) and one.names[index] == names[index]:
+                    return True
+        return False
 
     def mark_computed(self, work: Work) -> None:
         """The work is done: name the pages that it filled."""
         sequence = work.sequence
+        self.num_tokens[work.kind] += work.num_tokens
         sequence.num_computed += work.num_tokens
-        names = sequence.name_pages(self.page_size, sequence.num_computed)
-        for index in range(sequence.num_named, len(names)):
+        num_full = sequence.num_computed // self.page_size
+        if num_full == sequence.num_named:
+            return
+        sequence.extend_names(self.page_size, sequence.num_computed)
+        for index in range(sequence.num_named, num_full):
             sequence.pages[index] = self.pool.give_name(
-                sequence.pages[index], names[index], index=index, owner=sequence.owner
+                sequence.pages[index], sequence.names[index], index=index, owner=sequence.owner
             )
-        sequence.num_named = len(names)
+        sequence.num_named = num_full
+
+    def count_pages_by_owner(self) -> dict[int, int]:
+        """The device's pages by the owner that used them last, those that nobody references too."""
+        counts = self.pool.count_by_owner()
+        for one in self.running:
+            counts[one.owner] += len(one.pages) - one.num_named
+        return dict(counts)
 
     def check_integrity(self) -> None:
         """Raise AssertionError if pages and tables disagree."""

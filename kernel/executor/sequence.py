@@ -85,9 +85,13 @@ class Sequence:
         """Tokens sampled so far."""
         return len(self.tokens) - self.num_prompt
 
+    def extend_names(self, page_size: int, num_tokens: int) -> None:
+        """Let `names` have at least the full pages of the first `num_tokens` tokens."""
+        extend_names(self.names, self.root, self.tokens, page_size=page_size, num_tokens=num_tokens)
+
     def name_pages(self, page_size: int, num_tokens: int) -> list[bytes]:
         """The names of the full pages of the first `num_tokens` tokens."""
-        extend_names(self.names, self.root, self.tokens, page_size=page_size, num_tokens=num_tokens)
+        self.extend_names(page_size, num_tokens)
         return self.names[: num_tokens // page_size]
 
     def count_tokens(self, num_vocabulary: int, device: torch.device) -> torch.Tensor:

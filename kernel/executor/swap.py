@@ -12,11 +12,15 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import torch
+
 from .disk import DiskTier
 from .host import HostTier
+from .meter import Meter
 from .pagebytes import Buffer, PageBytes
 from .pages import Content, PagePool
 from .restore import Restore, Restorer
+from .shortage import is_out_of_memory
 from .worth import GONE, ComputeCost, TransferCost
 
 _HOST_BYTES_PER_SECOND = 4e9
@@ -35,7 +39,9 @@ class Swap:
         cost: ComputeCost,
         host: HostTier,
         disk: DiskTier | None,
+        meter: Meter | None = None,
     ) -> None:
+        self._meter = meter or Meter()
         self._pool, self._store, self._cost = pool, store, cost
         self.host, self.disk = host, disk
         self._host_cost = TransferCost(_HOST_BYTES_PER_SECOND)
@@ -50,7 +56,15 @@ class Swap:
     # Down.
 
     def _take_evicted(self, page: int, content: Content) -> None:
-        self.num_evictions[self._move_down(page, content)] += 1
+        phase = self._meter.enter("swap")
+        try:
+            reason = self._move_down(page, content)
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            reason = "no_memory"
+        self.num_evictions[reason] += 1
+        self._meter.enter(phase)
 
     def _move_down(self, page: int, content: Content) -> str:
         """Keep a page that the device gives up, if that pays; why it was kept or not."""
@@ -96,6 +110,7 @@ class Swap:
 
     def rest(self) -> bool:
         """Copy a few marked pages down, or wait a moment for the disk; whether more is to do."""
+        self._meter.enter("swap")
         if self.disk is None or not self.disk.is_writable:
             self._marked.clear()
             return False
@@ -157,13 +172,14 @@ class Swap:
 
     def fill(self, page: int, name: bytes, restore: Restore) -> None:
         """Write a page that has come up into a device page."""
-        started = time.perf_counter()
+        phase, started = self._meter.enter("swap"), time.perf_counter()
         self._store.write_page(page, restore.buffers[name])
         if self._store.is_synchronous:
             seconds = time.perf_counter() - started
             self._host_cost.observe(self._store.page_bytes, seconds)
         self.num_hits[restore.tiers[name]] += 1
         self.num_bytes_moved["to_device"] += self._store.page_bytes
+        self._meter.enter(phase)
 
     def _pays(self, index: int, num_pages: int, num_from_disk: int) -> bool:
         """Whether loading pages, from a sequence's page `index` on, beats computing them."""
@@ -182,6 +198,14 @@ class Swap:
             "num_evictions": dict(self.num_evictions),
             "num_bytes_moved": dict(self.num_bytes_moved),
         }
+
+    def detach(self) -> None:
+        """Let go of the device's pools while they change."""
+        self._store.detach()
+
+    def attach(self, pools: Sequence[torch.Tensor], num_pages: int) -> None:
+        """These are the device's pools now."""
+        self._store.attach(pools, num_pages=num_pages)
 
     def check_integrity(self) -> None:
         """Raise AssertionError if a tier's index disagrees with what it holds."""

@@ -9,6 +9,7 @@ import torch
 from .device import count_host_tier_bytes
 from .disk import DiskTier
 from .host import HostTier
+from .meter import Meter
 from .pagebytes import PageBytes
 from .pages import PagePool
 from .protocol import Load
@@ -23,6 +24,7 @@ def build_swap(
     pool: PagePool,
     tensors: Sequence[torch.Tensor],
     cost: ComputeCost,
+    meter: Meter,
     *,
     fingerprint: str,
     num_host_pages: int | None,
@@ -35,7 +37,7 @@ def build_swap(
     if num_host_pages is None:
         num_host_pages = count_host_tier_bytes(tensors[0].device) // store.page_bytes
     disk = _open_disk(spec, store, fingerprint)
-    return Swap(pool, store, cost, HostTier(num_host_pages), disk)
+    return Swap(pool, store, cost, HostTier(num_host_pages), disk, meter)
 
 
 def _open_disk(spec: Load, store: PageBytes, fingerprint: str) -> DiskTier | None:

@@ -18,10 +18,12 @@ from collections.abc import Sequence
 from llmos.syscalls.errors import E_MODEL, SyscallError
 
 from .protocol import (
+    BeginTrace,
     Cancel,
     Channel,
     Done,
     Embed,
+    EndTrace,
     FromExecutor,
     FromKernel,
     Generate,
@@ -128,8 +130,13 @@ class _Loop:
             self._engine.check_integrity()
         self._is_checked = not has_work
         is_done = not has_work and not self._engine.rest()
-        self.accept(self._channel.receive(wait=is_done))
-        self._send(join_ends(self._engine.step()))
+        self._engine.meter.enter("idle")
+        messages = self._channel.receive(wait=is_done)
+        self._engine.meter.enter("receive")
+        self.accept(messages)
+        outputs = join_ends(self._engine.step())
+        self._engine.meter.enter("send")
+        self._send(outputs)
 
     def accept(self, messages: list[FromKernel]) -> None:
         """Act on messages in order; each may take a while."""
@@ -160,6 +167,10 @@ class _Loop:
                 self._engine.hint(message)
             case Stats():
                 self._send([self._engine.collect_stats()])
+            case BeginTrace():
+                self._engine.meter.begin_trace()
+            case EndTrace():
+                self._send([self._engine.meter.end_trace()])
             case Load():
                 raise ValueError("a second Load")
 

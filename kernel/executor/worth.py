@@ -41,9 +41,13 @@ class ComputeCost:
 
     def __init__(self, *, page_size: int, num_pages: int) -> None:
         self._page_size = page_size
-        self._capacity = page_size * num_pages
+        self.resize(num_pages)
         self._sums = (0.0, 0.0, 0.0, 0.0, 0.0)  # of 1, p, p^2, y, p x y
         self._base, self._slope = 0.0, 0.0
+
+    def resize(self, num_pages: int) -> None:
+        """The pool holds so many pages from now on."""
+        self._capacity = self._page_size * num_pages
 
     def observe(self, num_tokens: int, mean_position: float, seconds: float) -> None:
         """A step computed so many tokens at these positions. Steps of few tokens say nothing."""

@@ -12,7 +12,7 @@ import socket
 import stat
 import struct
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 
 import anyio
@@ -23,8 +23,9 @@ import llmos
 from llmos.memory import processes
 from llmos.memory.journal import JournalRow
 from llmos.memory.logs import read_calls, read_output
-from llmos.syscalls.errors import E_ARG, E_PERM, SyscallError
+from llmos.syscalls.errors import E_ARG, E_MODEL, E_PERM, SyscallError
 from llmos.syscalls.process import Signalled
+from llmos.syscalls.tasks import running
 from llmos.syscalls.wire import GONE, FrameStream, decode
 
 from ..listing import list_processes
@@ -41,8 +42,10 @@ from ..protocol import (
     ListProcesses,
     LogPiece,
     LogRow,
+    ModelStatsReply,
     ProcessListing,
     ReadLog,
+    ReadModelStats,
     ReadStatus,
     Refused,
     Resume,
@@ -50,6 +53,7 @@ from ..protocol import (
     Shutdown,
     Started,
     StatusReply,
+    TraceModel,
 )
 from ..terminal import NOBODY, Terminal
 
@@ -122,6 +126,10 @@ async def _answer(machine: Machine, frames: FrameStream, request: FromTerminal) 
             await frames.send(KillReply(Signalled(await _kill(machine, request))))
         case ReadStatus():
             await frames.send(_status(machine))
+        case ReadModelStats():
+            await frames.send(await _collect_stats(machine, request.model))
+        case TraceModel():
+            await _trace(machine, frames, request)
         case Shutdown():
             await frames.send(_status(machine))
             machine.stopping.set()
@@ -239,6 +247,47 @@ def _summarize(body: bytes) -> str:
         return ""
     text = msgspec.json.encode(msgspec.msgpack.decode(body)).decode()
     return text if len(text) <= MAX_SUMMARY_CHARS else text[: MAX_SUMMARY_CHARS - 3] + "..."
+
+
+def _find_loaded(machine: Machine, name: str | None) -> tuple[str, ...]:
+    """The loaded models that a request means. E_MODEL if there are none."""
+    loaded = machine.models.loaded()
+    if name is None and loaded:
+        return loaded
+    if name is None or name not in loaded:
+        what = f"{name} is not loaded" if name else "no model is loaded"
+        loads = "a process loads its model when it needs it: llmos run ask hello"
+        raise E_MODEL(f"{what}; loaded: {', '.join(loaded) or 'none'}; fix: {loads}", field="model")
+    return (name,)
+
+
+async def _collect_stats(machine: Machine, name: str | None) -> ModelStatsReply:
+    found = {}
+    for one in _find_loaded(machine, name):
+        if (stats := await machine.models.get(one).driver.collect_stats()) is not None:
+            found[one] = stats
+    return ModelStatsReply(found)
+
+
+async def _trace(machine: Machine, frames: FrameStream, request: TraceModel) -> None:
+    """Send the record when it is over; who hangs up before ends it."""
+    names = _find_loaded(machine, request.model)
+    if len(names) > 1:
+        raise E_ARG(f"several models are loaded; name one of {', '.join(names)}", field="model")
+    driver = machine.models.get(names[0]).driver
+
+    async def watch(scope: anyio.CancelScope) -> None:
+        with suppress(*GONE, SyscallError):
+            await frames.receive()
+        scope.cancel()
+
+    with anyio.CancelScope() as scope:
+        async with running() as tasks:
+            tasks.start_soon(watch, scope)
+            trace = await driver.trace(request.seconds)
+            if trace is None:
+                raise E_MODEL(f"{names[0]} runs without an executor", field="model")
+            await frames.send(trace)
 
 
 def _status(machine: Machine) -> StatusReply:

@@ -58,17 +58,21 @@ class NativePool:
     def __init__(self, layers: Sequence["LayerShape"], *, num_pages: int) -> None:
         self._library = load_library()
         self._layers = layers
-        self.num_pages = num_pages
         self.page_size = PAGE_SIZE
         slots = num_pages * PAGE_SIZE
         self.keys = [allocate_host(slots * one.num_heads * one.key_dim) for one in layers]
         self.values = [allocate_host(slots * one.num_heads * one.value_dim) for one in layers]
+        self._call = _Call()
+        self.resize(num_pages)
+
+    def resize(self, num_pages: int) -> None:
+        """`keys` and `values` have so many pages now; what was known of a step is forgotten."""
+        self.num_pages = num_pages
         self._pointers = [
             (keys.data_ptr(), values.data_ptr())
             for keys, values in zip(self.keys, self.values, strict=True)
         ]
         self._step: Step | None = None
-        self._call = _Call()
 
     def write(self, layer: int, key: torch.Tensor, value: torch.Tensor, step: "Step") -> None:
         """Put the step's keys and values [1, heads, tokens, dim] into their slots."""

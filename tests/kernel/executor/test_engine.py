@@ -1,10 +1,13 @@
 """The step loop: streaming, ends, cancel, pause, errors, sampling that does not see the batch."""
 
+import re
+from pathlib import Path
+
 import msgspec
 import pytest
 
 from llmos.kernel.executor.engine import Engine
-from llmos.kernel.executor.protocol import Done, Failed, Generate, Output, Token
+from llmos.kernel.executor.protocol import Done, Failed, Generate, Load, Output, Score, Token
 from llmos.syscalls.types import Message, Sampling
 
 HOT = Sampling(max_tokens=24, temperature=1.0, top_p=0.95, seed=42)
@@ -99,6 +102,24 @@ def test_a_cancelled_generation_answers_with_its_text_so_far(engine: Engine) -> 
     engine.check_integrity()
 
 
+def test_who_is_cancelled_or_paused_has_no_page_in_the_step_after(engine: Engine) -> None:
+    for number in (1, 2, 3):
+        engine.submit(ask(number, f"{number} one two three " * 8, GREEDY))
+    for _ in range(4):
+        engine.step()
+    used = engine.collect_stats()
+
+    engine.cancel(1)
+    engine.pause(2)
+    after = engine.collect_stats()
+    engine.step()
+
+    assert used.num_running - after.num_running == 2
+    assert after.num_pages_free + after.num_pages_cached > used.num_pages_free
+    assert {one.id for one in engine._scheduler.running} == {3}
+    engine.check_integrity()
+
+
 def test_a_paused_generation_goes_on_as_if_nothing_had_been(engine: Engine) -> None:
     whole = answer(engine, ask(1)).text
     engine.submit(ask(2))
@@ -135,6 +156,28 @@ def test_a_prompt_past_the_window_names_its_length_and_the_maximum(engine: Engin
 
     assert error.code == "E_CONTEXT"
     assert str(engine.loaded.max_model_len) in error.message
+
+
+def test_a_prompt_that_no_pool_of_this_size_can_hold_is_refused_at_once(qwen3: Path) -> None:
+    small = Engine(Load(str(qwen3)), num_pages=4)
+
+    error = fail(small, ask(1, "one two three " * 20)).error
+    scored = Score(2, (Message("user", "hi"),), (" and so on" * 30,))
+    small.submit(scored)
+
+    assert error.code == "E_CONTEXT"
+    assert {"64", "512"} <= set(re.findall(r"\d+", error.message))
+    assert [one.error.code for one in run(small) if isinstance(one, Failed)] == ["E_CONTEXT"]
+    assert answer(small, ask(3)).usage.completion_tokens > 0
+
+
+def test_an_answer_begun_in_a_larger_pool_is_refused_by_one_too_small(qwen3: Path) -> None:
+    small = Engine(Load(str(qwen3)), num_pages=4)
+    begun = msgspec.structs.replace(ask(1), emitted=(70,) * 60)
+
+    error = fail(small, begun).error
+
+    assert (error.code, "60" in error.message) == ("E_CONTEXT", True)
 
 
 @pytest.mark.parametrize("messages", [(), (Message("user", " \n"),)])

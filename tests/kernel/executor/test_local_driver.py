@@ -282,3 +282,50 @@ def test_the_limits_grow_with_the_model(tmp_path: Path) -> None:
     assert LIMITS.count_load_seconds(str(tmp_path)) == 300.1
     assert LIMITS.count_load_seconds("org/name") is None
     assert LIMITS.count_step_seconds(loaded) == 140
+
+
+async def test_its_counts_and_steps_are_told_while_it_works(driver: LocalDriver) -> None:
+    assert await driver.collect_stats() is None
+    assert await driver.trace(0.01) is None
+    await driver.start()
+    traces = []
+
+    async def trace() -> None:
+        traces.append(await driver.trace(1.0))
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(trace)
+        tasks.start_soon(trace)
+        await read_all(driver, make_job("hello", 8))
+        stats = await driver.collect_stats()
+
+    assert stats
+    assert stats.num_tokens["prefill"] > 0
+    assert [len(one.steps) > 0 for one in traces if one] == [True, False]
+
+
+async def test_who_asks_an_executor_that_dies_gets_an_error(driver: LocalDriver) -> None:
+    await driver.start()
+    send(driver, SIGSTOP)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(anyio.sleep, 0)
+
+        async def ask() -> None:
+            with pytest.raises(E_MODEL, match="ended"):
+                await driver.collect_stats()
+
+        tasks.start_soon(ask)
+        await anyio.wait_all_tasks_blocked()
+        send(driver, SIGKILL)
+
+
+async def test_a_trace_that_is_given_up_does_not_block_the_next_one(driver: LocalDriver) -> None:
+    await driver.start()
+
+    with anyio.move_on_after(0.05):
+        await driver.trace(600)
+    trace = await driver.trace(0.01)
+
+    assert trace
+    assert trace.steps == ()

@@ -99,6 +99,47 @@ def test_a_paused_sequence_frees_its_place_and_comes_back_first() -> None:
     assert [work.sequence for work in step(scheduler)] == [first]
 
 
+def test_narrow_steps_preempt_the_newest_and_widen_by_doubling() -> None:
+    scheduler = make_scheduler(32)
+    sequences = [make_sequence(number, 4, first=number * 50) for number in range(4)]
+    for sequence in sequences:
+        scheduler.add(sequence)
+    step(scheduler)
+
+    scheduler.narrow(2)
+    narrow = [work.sequence for work in step(scheduler)]
+    scheduler.widen()
+    wider = [work.sequence for work in step(scheduler)]
+
+    assert narrow == sequences[:2]
+    assert list(scheduler.running) == wider == sequences
+    assert scheduler.max_step_tokens == 4
+    scheduler.widen(at_once=True)
+    assert (scheduler.max_running, scheduler.max_step_tokens) == (8, 16)
+
+
+def test_a_pool_that_shrinks_preempts_whoever_has_a_page_too_high() -> None:
+    scheduler = make_scheduler(16, budget=64)
+    old, new = make_sequence(1, 20), make_sequence(2, 20, first=50)
+    scheduler.add(old)
+    scheduler.add(new)
+    step(scheduler)
+    evicted: list[int] = []
+    scheduler.pool.on_evict = lambda page, content: evicted.append(page)
+
+    scheduler.shrink(7)
+
+    assert (scheduler.pool.num_pages, scheduler.num_preemptions) == (7, 1)
+    assert scheduler.running == [old]
+    assert sorted(evicted) == [7, 8, 9]
+    scheduler.check_integrity()
+    while scheduler.waiting:
+        for work in step(scheduler):
+            if len(work.sequence.tokens) >= 23:
+                scheduler.remove(work.sequence)
+    assert new.num_computed >= 20
+
+
 @given(SIZES, st.integers(14, 40), st.integers(1, 32))
 def test_every_sequence_ends_whatever_the_room(
     sizes: list[tuple[int, int, int]], num_pages: int, budget: int

@@ -25,11 +25,11 @@ from llmos.kernel.executor.protocol import (
     Loaded,
     LoadFailed,
     Stats,
-    StatsReply,
     Token,
     encode_frame,
 )
 from llmos.kernel.executor.worker import join_ends, serve
+from llmos.kernel.stats import StatsReply
 from llmos.syscalls.types import Message, Sampling, Usage
 
 LOAD_ONLY = """
