@@ -22,6 +22,8 @@ from llmos.syscalls.process import (
 )
 from llmos.syscalls.types import Path, Pid, Text
 
+from .devices import Holding
+
 MAX_CONTROL_FRAME_BYTES = 64 << 20
 
 
@@ -179,7 +181,8 @@ class KillReply(msgspec.Struct, frozen=True, tag="kill_reply"):
 class StatusReply(msgspec.Struct, frozen=True, tag="status_reply"):
     """The kernel's state: its OS process, live llmos processes, and models that are loaded.
 
-    `degraded` says why the store cannot write and processes pause; None while it can.
+    `degraded` says why the store cannot write and processes pause; None while it can. `holdings`
+    are what the models have of the devices' memory.
     """
 
     os_pid: int
@@ -189,6 +192,7 @@ class StatusReply(msgspec.Struct, frozen=True, tag="status_reply"):
     num_processes: int
     models: tuple[str, ...]
     degraded: str | None = None
+    holdings: tuple[Holding, ...] = ()
 
 
 FromTerminal = (

@@ -28,6 +28,7 @@ from .driver import (
     EmbedJob,
     Finished,
     GenerationJob,
+    Grant,
     ModelInfo,
     ScoredTexts,
     ScoreJob,
@@ -48,9 +49,14 @@ class EchoDriver:
         self.info = ModelInfo("echo", "echo", "none", "none", 0, max_model_len, "echo-1")
         self._paused: dict[int, anyio.Event] = {}
 
-    async def start(self) -> ModelInfo:
+    process_ids: tuple[int, ...] = ()
+
+    async def start(self, grants: tuple[Grant, ...] = (Grant(),)) -> ModelInfo:
         """Nothing to load."""
         return self.info
+
+    async def unload(self) -> None:
+        """Nothing is held."""
 
     async def generate(self, job: GenerationJob) -> AsyncGenerator[TextDelta | Finished, None]:
         """The scripted answer. Raises E_ARG without messages, E_CONTEXT past the window."""

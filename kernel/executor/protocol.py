@@ -32,7 +32,8 @@ class Load(msgspec.Struct, frozen=True, tag="load"):
     """First message. `model` is a folder or a hub id; None and "auto" let the executor choose.
 
     Pages are kept in `page_folder`, over the executor's end, up to so many bytes; without a folder
-    they are not kept.
+    they are not kept. On the device they may take `max_pool_bytes`, for which the kernel has looked
+    at what else is there; None is a share of what is free.
     """
 
     model: str
@@ -41,6 +42,7 @@ class Load(msgspec.Struct, frozen=True, tag="load"):
     max_model_len: int | None = None
     page_folder: str | None = None
     max_page_folder_bytes: int | None = None
+    max_pool_bytes: int | None = None
 
 
 class Generate(msgspec.Struct, frozen=True, tag="generate"):

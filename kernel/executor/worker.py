@@ -37,6 +37,7 @@ from .protocol import (
 )
 
 _HEARTBEAT_SECONDS = 1.0
+_LEAVING_SECONDS = 5.0
 _LOAD_FAULTS = (
     ArithmeticError,
     AssertionError,
@@ -100,8 +101,12 @@ def serve(channel: Channel) -> int:
         channel.send([LoadFailed(E_MODEL(f"{first.model} cannot be loaded: {reason}").reply())])
         return 1
     loop.accept(rest)
-    while True:
-        loop.turn()
+    try:
+        while True:
+            loop.turn()
+    except EOFError:
+        loop.leave()
+        raise
 
 
 class _Loop:
@@ -130,6 +135,13 @@ class _Loop:
         is_done = not has_work and not self._engine.rest()
         self.accept(self._channel.receive(wait=is_done))
         self._send(join_ends(self._engine.step()))
+
+    def leave(self) -> None:
+        """The kernel wants nothing more. What it wanted kept goes to disk, in bounded time."""
+        ends_at = time.monotonic() + _LEAVING_SECONDS
+        while not self._engine.has_work and self._engine.rest() and time.monotonic() < ends_at:
+            pass  # it waits for the disk inside
+        self._engine.close()
 
     def accept(self, messages: list[FromKernel]) -> None:
         """Act on messages in order; each may take a while."""

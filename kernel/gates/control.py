@@ -250,4 +250,5 @@ def _status(machine: Machine) -> StatusReply:
         len(machine.table),
         machine.models.loaded(),
         machine.degraded.reason,
+        machine.models.list_holdings(),
     )
