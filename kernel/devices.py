@@ -7,6 +7,7 @@ same way. Where there is no driver, or torch is a build without CUDA, there are 
 """
 
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -17,15 +18,22 @@ import msgspec
 HOST = "cpu"
 _CGROUPS = Path("/sys/fs/cgroup")
 _MEMBERSHIP = Path("/proc/self/cgroup")
+_CPUINFO = Path("/proc/cpuinfo")
+_BFLOAT16_FLAGS = {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_bf16", "fma"}
+_BFLOAT16_CAPABILITY = (8, 0)
 
 
 class Device(msgspec.Struct, frozen=True):
-    """`name` is torch's name of it; `free_bytes` is a moment's value."""
+    """`name` is torch's name of it; `free_bytes` is a moment's value.
+
+    `has_bfloat16` says whether it computes in that precision itself.
+    """
 
     name: str
     title: str
     total_bytes: int
     free_bytes: int
+    has_bfloat16: bool = True
 
 
 class Holding(msgspec.Struct, frozen=True):
@@ -47,7 +55,9 @@ def find_devices() -> tuple[Device, ...]:
     return (*find_gpus(os.environ), read_host())
 
 
-def read_host(cgroups: Path = _CGROUPS, membership: Path = _MEMBERSHIP) -> Device:
+def read_host(
+    cgroups: Path = _CGROUPS, membership: Path = _MEMBERSHIP, cpuinfo: Path = _CPUINFO
+) -> Device:
     """The host's memory, as far as this process may use it."""
     import psutil  # 10 ms that the kernel's start need not pay
 
@@ -58,7 +68,18 @@ def read_host(cgroups: Path = _CGROUPS, membership: Path = _MEMBERSHIP) -> Devic
         "host memory",
         min([memory.total, *(limit for limit, _ in rooms)]),
         min([memory.available, *(free for _, free in rooms)]),
+        has_bfloat16(cpuinfo),
     )
+
+
+def has_bfloat16(cpuinfo: Path) -> bool:
+    """Whether there is what the executor's compiled bfloat16 kernels need, a compiler too."""
+    try:
+        text = cpuinfo.read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return False
+    flags = next((line for line in text.splitlines() if line.startswith("flags")), "")
+    return _BFLOAT16_FLAGS <= set(flags.split()) and any(map(shutil.which, ("gcc", "cc")))
 
 
 def _read_rooms(cgroups: Path, membership: Path) -> Iterator[tuple[int, int]]:
@@ -144,9 +165,12 @@ def read_gpus(nvml: Any, visible: str | None) -> tuple[Device, ...]:
             handle = _find_gpu(nvml, word.strip())
             memory = nvml.nvmlDeviceGetMemoryInfo(handle)
             title = str(nvml.nvmlDeviceGetName(handle))
+            capability = tuple(nvml.nvmlDeviceGetCudaComputeCapability(handle))
         except nvml.NVMLError:
             break
-        devices.append(Device(f"cuda:{number}", title, int(memory.total), int(memory.free)))
+        is_fast = capability >= _BFLOAT16_CAPABILITY
+        total_bytes, free_bytes = int(memory.total), int(memory.free)
+        devices.append(Device(f"cuda:{number}", title, total_bytes, free_bytes, is_fast))
     return tuple(devices)
 
 

@@ -10,8 +10,7 @@ from typing import Any
 
 import msgspec
 
-from .devices import Device
-from .executor.native.processor import can_have_native_kernels
+from .devices import HOST, Device
 from .modelfiles import ModelFiles, find_text_config
 
 MAX_RUNNING = 64  # the executor's, as are the next two
@@ -71,7 +70,7 @@ def estimate_model(name: str, files: ModelFiles, device: Device) -> Estimate:
     """The estimate for a device."""
     config = find_text_config(files.config)
     dtype = pick_dtype(device, files)
-    is_host = device.name == "cpu"
+    is_host = device.name == HOST
     return Estimate(
         model=name,
         dtype=dtype,
@@ -85,10 +84,8 @@ def estimate_model(name: str, files: ModelFiles, device: Device) -> Estimate:
 
 def pick_dtype(device: Device, files: ModelFiles) -> str:
     """The precision that the executor picks by itself: bfloat16 where it is faster."""
-    if device.name != "cpu":
-        return "bfloat16"
-    is_large = files.size_bytes > CACHED_BYTES
-    return "bfloat16" if is_large and can_have_native_kernels() else "float32"
+    is_large = device.name != HOST or files.size_bytes > CACHED_BYTES
+    return "bfloat16" if is_large and device.has_bfloat16 else "float32"
 
 
 def count_token_numbers(files: ModelFiles) -> int:

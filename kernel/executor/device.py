@@ -38,7 +38,7 @@ def pick_dtype(wanted: str, device: torch.device, weight_bytes: int) -> torch.dt
     return _DTYPES[wanted]
 
 
-def count_pool_bytes(device: torch.device, max_bytes: int | None) -> int:
+def count_page_bytes(device: torch.device, max_bytes: int | None) -> int:
     """How many bytes the pages may take now: what was granted, or a share of the free memory.
 
     What a CUDA device has free is known only now that the weights are on it.

@@ -14,7 +14,7 @@ from .attention import LayerShape
 from .batch import Work
 from .chat import ChatEncoder
 from .detokenizer import Detokenizer
-from .device import count_pool_bytes
+from .device import count_page_bytes
 from .generation import Generation, resolve_sampling
 from .grammar import GrammarCompiler
 from .hints import Owners
@@ -320,7 +320,7 @@ def _count_pages(model: Model, max_pool_bytes: int | None) -> int:
     """As many pages as the memory share holds, and no more than all sequences could use."""
     page_bytes = PAGE_SIZE * sum(_count_token_bytes(one, model) for one in model.layers)
     most = -(-model.max_model_len // PAGE_SIZE) * MAX_RUNNING
-    num_pages = min(most, count_pool_bytes(model.device, max_pool_bytes) // page_bytes)
+    num_pages = min(most, count_page_bytes(model.device, max_pool_bytes) // page_bytes)
     if num_pages < 1:
         raise E_MODEL(f"no memory for a page of {page_bytes} bytes on {model.device}")
     return num_pages

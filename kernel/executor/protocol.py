@@ -262,6 +262,8 @@ class Channel:
         messages: list[FromKernel] = []
         while (wait and not messages) or select.select([self._socket], [], [], 0)[0]:
             data = self._socket.recv(READ_BYTES)
+            if not data and messages:
+                break  # they are acted on; the next call says that it is the end
             if not data:
                 raise EOFError("the kernel closed the connection")
             messages += self._frames.feed(data)

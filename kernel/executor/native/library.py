@@ -11,6 +11,7 @@ import functools
 import hashlib
 import mmap
 import os
+import shutil
 import subprocess
 import tempfile
 from contextlib import suppress
@@ -19,11 +20,9 @@ from pathlib import Path
 import platformdirs
 import torch
 
-from .processor import NoNativeKernels as NoNativeKernels
-from .processor import check_processor, find_compiler
-
 _FOLDER = Path(__file__).parent
 _SOURCES = ("linear.c", "attention.c", "pointwise.c")
+_PROCESSOR_FLAGS = {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_bf16", "fma"}
 _COMPILER_FLAGS = (
     "-O3", "-shared", "-fPIC", "-fopenmp", "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl",
     "-mavx512bf16", "-mfma", "-ffp-contract=off",
@@ -41,6 +40,10 @@ _PROTOTYPES = {
     "llmos_rotate": [_POINTER, _LONG, _LONG, _POINTER, _POINTER, _LONG, _LONG, _LONG],
     "llmos_gate": [_POINTER, _POINTER, _POINTER, _LONG, _DOUBLE, _DOUBLE],
 }
+
+
+class NoNativeKernels(Exception):
+    """Why there are no compiled kernels, in a line."""
 
 
 @functools.cache
@@ -79,6 +82,17 @@ def has_native_kernels() -> bool:
     return True
 
 
+def check_processor() -> None:
+    """Raises NoNativeKernels where the processor lacks an instruction that the kernels use."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        raise NoNativeKernels("what the processor can do is not known here") from None
+    flags = next((line for line in text.splitlines() if line.startswith("flags")), "")
+    if missing := sorted(_PROCESSOR_FLAGS - set(flags.split())):
+        raise NoNativeKernels(f"the processor has no {', '.join(missing)}")
+
+
 def _is_whole(path: Path) -> bool:
     try:
         data = path.read_bytes()
@@ -92,7 +106,9 @@ def _sign(data: bytes) -> bytes:
 
 
 def _compile(path: Path) -> None:
-    compiler = find_compiler()
+    compiler = next(filter(None, map(shutil.which, ("gcc", "cc"))), None)
+    if compiler is None:
+        raise NoNativeKernels("no C compiler is found; fix: install gcc")
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
