@@ -68,10 +68,11 @@ class ModelFiles(msgspec.Struct, frozen=True):
         return sum(map(math.prod, self.shapes.values()))
 
 
-def find_folder(model: str) -> Path | None:
+def find_folder(model: str, *, cache: Path | None = None) -> Path | None:
     """The folder of a model; of a hub id the one in the hub's cache, None if it was not fetched.
 
-    Raises E_MODEL for a path that leads nowhere.
+    `cache` is by default where the hub's own client keeps files. Raises E_MODEL for a path that
+    leads nowhere.
     """
     folder = Path(model).expanduser()
     if folder.is_dir():
@@ -84,7 +85,7 @@ def find_folder(model: str) -> Path | None:
     except ModuleNotFoundError:
         return None
     try:
-        path = try_to_load_from_cache(model, "config.json")
+        path = try_to_load_from_cache(model, "config.json", cache_dir=cache)
     except HFValidationError:
         reason = f"there is no folder {model}, and no model of the hub can have that name"
         raise E_MODEL(f"{reason}; fix: give a folder with a model's files") from None

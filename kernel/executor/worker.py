@@ -52,6 +52,7 @@ _LOAD_FAULTS = (
 )
 _PR_SET_PDEATHSIG = 1
 _ENVIRONMENT = {
+    "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # as the kernel numbers them
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "TOKENIZERS_PARALLELISM": "false",

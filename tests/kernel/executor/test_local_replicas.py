@@ -1,4 +1,4 @@
-"""Two executors of one model on this machine's processor, and one that leaves in good order."""
+"""Several executors on this machine's processor: of one model, of two, and one that leaves."""
 
 import os
 from collections.abc import AsyncIterator
@@ -9,10 +9,15 @@ import anyio
 import anyio.lowlevel
 import pytest
 
+from llmos.kernel.clock import SystemClock
+from llmos.kernel.config import Config
+from llmos.kernel.devices import HOST, Device
 from llmos.kernel.drivers.driver import Finished, GenerationJob, Grant
 from llmos.kernel.drivers.local import LocalDriver
 from llmos.kernel.drivers.replicas import ReplicatedDriver
 from llmos.kernel.executor.pagefile import find_page_files
+from llmos.kernel.models import Models
+from llmos.syscalls.errors import E_MODEL
 from llmos.syscalls.types import Message, Sampling
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
@@ -88,18 +93,32 @@ async def test_an_executor_that_is_killed_at_once_has_not(qwen3: Path, tmp_path:
     pages = tmp_path / "pages"
     driver = LocalDriver(str(qwen3), log=tmp_path / "log", page_folder=pages)
     async with aclosing(driver):
-        await finish(driver, make_job(7, 7))
+        first = await finish(driver, make_job(7, 7))
         driver.hint(7, "person")
 
-    assert len(find_page_files(pages)) == 0
+    assert len(find_page_files(pages)) < (first.usage.prompt_tokens - 1) // 16
 
 
-async def test_pages_take_what_was_granted(qwen3: Path, tmp_path: Path) -> None:
-    sizes = []
-    for max_pool_bytes in (1 << 20, 2 << 20):
-        driver = LocalDriver(str(qwen3), log=tmp_path / "log")
-        async with aclosing(driver):
-            sizes.append((await driver.start((Grant("cpu", max_pool_bytes),))).max_model_len)
+async def test_two_models_take_turns_on_a_device_that_holds_one(
+    qwen3: Path, tmp_path: Path
+) -> None:
+    def find_devices() -> tuple[Device, ...]:
+        return (Device(HOST, "a small host", 400 << 20, 400 << 20),)
 
-    token_bytes = 4 * 2 * 2 * 24 * 4  # layers, key and value, heads, numbers, bytes
-    assert sizes == [min(512, (1 << 20) // token_bytes // 16 * 16), 512]
+    config = Config(home=tmp_path)
+    async with aclosing(Models(config, SystemClock(), find_devices=find_devices)) as models:
+        async with models.using("demo", lambda: None) as driver:
+            process_ids = driver.process_ids
+        with pytest.raises(E_MODEL, match="wait until demo is idle"):
+            async with models.using("demo", lambda: None):
+                await models.load(str(qwen3))
+        await models.load(str(qwen3))
+        loaded = models.loaded()
+        for process_id in process_ids:
+            with pytest.raises(ProcessLookupError):
+                os.kill(process_id, 0)
+        async with models.using("demo", lambda: None) as driver:
+            items = [item async for item in driver.generate(make_job(1, 1))]
+
+    assert (len(process_ids), loaded) == (1, (str(qwen3),))
+    assert isinstance(items[-1], Finished)
