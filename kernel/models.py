@@ -107,10 +107,12 @@ class Models:
                 finally:
                     if model.info is None:
                         model.holdings = ()
+                model.used_at = self._clock.monotonic()
+                places = model.info.device.split(", ")
+                model.holdings = tuple(one for one in model.holdings if one.device in places)
                 if not model.holdings:
                     find = self._count_fetched
-                    model.holdings = await anyio.to_thread.run_sync(find, name, model.info.device)
-                model.used_at = self._clock.monotonic()
+                    model.holdings = await anyio.to_thread.run_sync(find, name, places[0])
             return model.info
 
     async def _make_room(self, name: str, model: Model) -> tuple[Grant, ...]:

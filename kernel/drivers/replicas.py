@@ -5,7 +5,6 @@ elsewhere when that replica is much busier than another, since waiting in line t
 computing pages again.
 """
 
-import asyncio
 import logging
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import aclosing, contextmanager
@@ -69,11 +68,22 @@ class Homes:
 
 
 class Replica:
-    """One driver, and how many jobs it has that run or wait."""
+    """One driver and its place, and how many jobs it has that run or wait."""
 
-    def __init__(self, driver: Driver) -> None:
+    def __init__(self, driver: Driver, grant: Grant) -> None:
         self.driver = driver
+        self._grant = grant
+        self.info: ModelInfo | None = None
+        self.failure: SyscallError | None = None
         self.num_jobs = 0
+
+    async def start(self) -> None:
+        """Load the model here, or know why not."""
+        try:
+            self.info = await self.driver.start((self._grant,))
+        except SyscallError as error:
+            _log.warning("no replica on %s: %s", self._grant.device, error.message)
+            self.failure = error
 
     @contextmanager
     def working(self) -> Iterator[Driver]:
@@ -99,23 +109,21 @@ class ReplicatedDriver:
 
         Raises E_MODEL if no place is left.
         """
-        replicas = [Replica(self._make()) for _ in grants]
-        outcomes: list[ModelInfo | SyscallError] = []
+        replicas = [Replica(self._make(), grant) for grant in grants]
         try:
-            outcomes = await asyncio.gather(*map(_try_start, replicas, grants))
+            async with anyio.create_task_group() as tasks:
+                for replica in replicas:
+                    tasks.start_soon(replica.start)
         finally:
-            if not outcomes:  # a cancel: nothing of it stays
-                with anyio.CancelScope(shield=True):
-                    await _close(replicas)
-        infos = [outcome for outcome in outcomes if isinstance(outcome, ModelInfo)]
+            with anyio.CancelScope(shield=True):
+                for replica in replicas:
+                    if replica.info is None:
+                        await replica.driver.aclose()
+        running = tuple(replica for replica in replicas if replica.info)
+        infos = [replica.info for replica in running if replica.info]
         if not infos:
-            raise next(outcome for outcome in outcomes if isinstance(outcome, SyscallError))
-        self._homes = Homes()
-        self.replicas = tuple(
-            replica
-            for replica, outcome in zip(replicas, outcomes, strict=True)
-            if isinstance(outcome, ModelInfo)
-        )
+            raise next(replica.failure for replica in replicas if replica.failure)
+        self._homes, self.replicas = Homes(), running
         for pid in self._paused:
             self.pause(pid)
         devices = ", ".join(info.device for info in infos)
@@ -175,22 +183,12 @@ class ReplicatedDriver:
     async def unload(self) -> None:
         """Give back the memory of all replicas."""
         replicas, self.replicas = self.replicas, ()
-        await asyncio.gather(*(replica.driver.unload() for replica in replicas))
+        async with anyio.create_task_group() as tasks:
+            for replica in replicas:
+                tasks.start_soon(replica.driver.unload)
 
     async def aclose(self) -> None:
         """End every job and give back whatever the replicas hold."""
         replicas, self.replicas = self.replicas, ()
-        await _close(replicas)
-
-
-async def _try_start(replica: Replica, grant: Grant) -> ModelInfo | SyscallError:
-    try:
-        return await replica.driver.start((grant,))
-    except SyscallError as error:
-        _log.warning("no replica on %s: %s", grant.device, error.message)
-        await replica.driver.aclose()
-        return error
-
-
-async def _close(replicas: Sequence[Replica]) -> None:
-    await asyncio.gather(*(replica.driver.aclose() for replica in replicas))
+        for replica in replicas:
+            await replica.driver.aclose()

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from llmos.bin.models import estimate, list_models
+from llmos.bin.service import describe_holding
 from llmos.kernel.config import Config
 from llmos.kernel.devices import Device, Holding
 from llmos.syscalls.errors import E_ARG, E_MODEL
@@ -71,6 +72,14 @@ def test_models_without_files_here_have_no_estimate(tmp_path: Path) -> None:
         estimate("echo", config, HOST, ())
     with pytest.raises(E_MODEL, match=r"is not on this machine; fix: .* ask hello"):
         estimate("org/not-there", config, HOST, ())
+
+
+def test_status_says_what_a_model_has_and_whether_it_is_used() -> None:
+    busy = Holding("a", "cuda:1", 3 << 29, 0, num_users=2)
+    idle = Holding("a", "cpu", 1 << 29, 0, num_users=0, idle_seconds=7.6)
+
+    assert describe_holding(busy) == "up to 1.5 GiB on cuda:1, in use"
+    assert describe_holding(idle) == "up to 512.0 MiB on cpu, idle for 8 s"
 
 
 def make_folder(folder: Path, config: str = "{}", header: dict[str, object] | None = None) -> Path:

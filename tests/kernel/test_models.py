@@ -54,6 +54,7 @@ class Weighty(EchoDriver):
         super().__init__()
         self._machine, self._name = machine, Path(path).name
         self.grants: tuple[Grant, ...] = ()
+        self.failing: tuple[str, ...] = ()
         self.failure: E_MODEL | None = None
         self.loads: anyio.Event | None = None
 
@@ -63,10 +64,11 @@ class Weighty(EchoDriver):
             await self.loads.wait()
         if self.failure:
             raise self.failure
-        self.grants = grants
+        self.grants = grants = tuple(one for one in grants if one.device not in self.failing)
         for grant in grants:
             self._machine.taken[grant.device.replace(":", "")][self._name] = 5 * GIB
-        return self.info
+        places = ", ".join(grant.device for grant in grants)
+        return msgspec.structs.replace(self.info, device=places)
 
     async def unload(self) -> None:
         await anyio.lowlevel.checkpoint()
@@ -308,6 +310,20 @@ async def test_a_model_gets_a_replica_on_every_gpu_that_has_room(
     await models.load(name)
 
     assert [one.device for one in models.list_holdings()] == ["cuda:0", "cuda:2"]
+
+
+async def test_a_gpu_where_the_replica_failed_is_free_for_others(
+    config: Config, clock: VirtualClock, make_folder: Callable[[str], str]
+) -> None:
+    machine = Machine(cuda0=20 * GIB, cuda1=20 * GIB)
+    models, name = make_models(config, clock, machine), make_folder("one")
+    driver = models.get(name).driver
+    assert isinstance(driver, Weighty)
+    driver.failing = ("cuda:0",)
+
+    await models.load(name)
+
+    assert [one.device for one in models.list_holdings()] == ["cuda:1"]
 
 
 async def test_a_model_that_is_not_on_this_machine_is_left_to_the_executor(

@@ -218,11 +218,16 @@ async def test_a_start_that_is_cancelled_leaves_nothing() -> None:
 
     class Slow(Place):
         async def start(self, grants: tuple[Grant, ...] = (Grant(),)) -> ModelInfo:
-            await anyio.sleep_forever()
+            try:
+                await anyio.sleep_forever()
+            finally:
+                with anyio.CancelScope(shield=True):
+                    await anyio.wait_all_tasks_blocked()  # as a process is waited for
+                    closed.append("process")
             raise AssertionError
 
         async def aclose(self) -> None:
-            closed.append("closed")
+            closed.append("driver")
 
     make: Callable[[], Slow] = Slow
     driver = ReplicatedDriver(make)
@@ -232,4 +237,4 @@ async def test_a_start_that_is_cancelled_leaves_nothing() -> None:
         await anyio.wait_all_tasks_blocked()
         tasks.cancel_scope.cancel()
 
-    assert closed == ["closed"] * 2
+    assert closed == ["process"] * 2 + ["driver"] * 2
