@@ -329,9 +329,10 @@ def torch_sources(version: str, has_gpu: bool, platform: str) -> list[list[str]]
 
 
 def cuda_packages(venv: Path) -> list[str]:
-    """Distributions of an environment that are of use on an NVIDIA GPU alone."""
+    """Distributions of an environment that are of use on an NVIDIA GPU alone, but the one small
+    module that finds out whether there is any."""
     installed = (path.name for path in venv.glob("lib/python*/site-packages/*.dist-info"))
-    return sorted(name for name in installed if re.match(r"nvidia[-_]|triton-", name))
+    return sorted(name for name in installed if re.match(r"nvidia[-_](?!ml[-_]py-)|triton-", name))
 
 
 @contextlib.contextmanager

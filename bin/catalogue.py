@@ -1,10 +1,17 @@
 """`llmos app`, `model` and `syscalls`: what there is to run, to run it on, and to call."""
 
+import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import anyio
 import click
 
+from .failure import EXIT_OK, show_error
 from .tables import print_json, print_table
+
+if TYPE_CHECKING:
+    from .models import Report
 
 
 @click.group()
@@ -56,7 +63,7 @@ def app_ls(as_json: bool) -> int:
 @click.group(invoke_without_command=True)
 @click.pass_context
 def model(ctx: click.Context) -> int:
-    """List models, and see what those that are loaded do."""
+    """List models, say what one needs, and see what those that are loaded do."""
     if ctx.invoked_subcommand is None:
         code: int = ctx.invoke(model_ls)
         return code
@@ -75,6 +82,7 @@ def model_ls(as_json: bool = False) -> int:
         return 0
     print_table(("MODEL", "WHAT IT IS"), ((it.name, it.description) for it in found))
     click.echo('a real one: llmos run --model PATH-OR-HUB-ID ask "hello"', err=True)
+    click.echo("what it needs: llmos model estimate PATH-OR-HUB-ID", err=True)
     return 0
 
 
@@ -104,6 +112,51 @@ def model_trace(name: str | None, seconds: float, output: str) -> int:
     from .modelstats import write_trace
 
     return write_trace(name, seconds, Path(output))
+
+
+@model.command("estimate")
+@click.argument("name")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def model_estimate(name: str, as_json: bool) -> int:
+    """Say what the model NAME (a folder, a hub id or demo) needs, without loading it."""
+    from llmos.kernel.config import load_config
+    from llmos.kernel.devices import find_devices
+
+    from .models import estimate
+    from .service import ask_status
+
+    config = load_config(os.environ)
+    status = anyio.run(ask_status, config)
+    report = estimate(name, config, find_devices(), status.holdings if status else ())
+    if as_json:
+        print_json(report)
+    else:
+        show_needs(report)
+    return EXIT_OK if report.error is None else show_error(report.error)
+
+
+def show_needs(report: "Report") -> None:
+    """A row for each device, and on stderr where the model would go."""
+    from llmos.kernel.room import format_bytes
+
+    print_table(
+        ("DEVICE", "WEIGHTS", "WORKING", "PAGES", "CONTEXT", "FREE FOR MODELS"),
+        (
+            (
+                it.device,
+                f"{format_bytes(it.weight_bytes)} ({it.dtype})",
+                format_bytes(it.working_bytes),
+                f"{it.token_bytes / 1024:.1f} KiB a token" if it.token_bytes else "not known",
+                f"{it.context_tokens} of {it.window_tokens} tokens",
+                f"{format_bytes(it.free_bytes)} of {format_bytes(it.total_bytes)}",
+            )
+            for it in report.needs
+        ),
+    )
+    if report.error is None:
+        places = ", ".join(it.device for it in report.needs if it.is_place)
+        left = f", once {' and '.join(report.leavers)} left" if report.leavers else ""
+        click.echo(f"{report.model} fits on {places}{left}", err=True)
 
 
 @click.command()

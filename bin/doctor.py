@@ -13,6 +13,8 @@ import click
 
 from llmos import __version__
 from llmos.kernel.config import Config, load_config
+from llmos.kernel.devices import Device, find_devices
+from llmos.syscalls.errors import E_MODEL
 
 from .failure import EXIT_OK, EXIT_STATE
 from .service import ask_status
@@ -55,6 +57,7 @@ def examine(config: Config) -> Iterator[Finding]:
     yield check_space(config)
     yield check_store(config)
     yield check_model(config)
+    yield from check_devices(find_devices(), config)
 
 
 def check_package(name: str) -> Finding:
@@ -94,6 +97,22 @@ def check_store(config: Config) -> Finding:
     if status.degraded is None:
         return Finding("store", "works")
     return Finding("store", status.degraded, "make room on the disk; processes go on by themselves")
+
+
+def check_devices(devices: tuple[Device, ...], config: Config) -> Iterator[Finding]:
+    """What models may run on, and whether the setting names one of them."""
+    from llmos.kernel.models import choose_devices
+    from llmos.kernel.room import format_bytes
+
+    try:
+        chosen = choose_devices(config.device, devices)
+    except E_MODEL as error:
+        what, _, fix = error.message.partition("; fix: ")
+        yield Finding("device", what, fix)
+        return
+    for device in chosen:
+        free, total = format_bytes(device.free_bytes), format_bytes(device.total_bytes)
+        yield Finding("device", f"{device.name}: {device.title}, {free} of {total} free")
 
 
 def check_model(config: Config) -> Finding:

@@ -11,6 +11,7 @@ import anyio
 import click
 
 from llmos.kernel.config import Config, load_config
+from llmos.kernel.devices import Holding
 from llmos.kernel.protocol import ReadStatus, Shutdown, StatusReply
 from llmos.syscalls.errors import E_KERNEL, E_STORAGE
 
@@ -117,6 +118,14 @@ async def ask_status(config: Config) -> StatusReply | None:
         return await connection.request(ReadStatus(), StatusReply)
 
 
+def describe_holding(holding: Holding) -> str:
+    """What a model has of a device, in words."""
+    from llmos.kernel.room import format_bytes
+
+    use = "in use" if holding.num_users else f"idle for {holding.idle_seconds:.0f} s"
+    return f"up to {format_bytes(holding.granted_bytes)} on {holding.device}, {use}"
+
+
 async def _status(config: Config, as_json: bool) -> int:
     reply = await ask_status(config)
     if reply is None:
@@ -131,6 +140,7 @@ async def _status(config: Config, as_json: bool) -> int:
         "state directory": reply.home,
         "processes": str(reply.num_processes),
         "models": ", ".join(reply.models) or "none loaded",
+        **{f"memory of {it.model}": describe_holding(it) for it in reply.holdings},
         "store": reply.degraded or "works",
     }
     print_table(("kernel", ""), facts.items())

@@ -25,12 +25,20 @@ Seconds = Annotated[float, Meta(gt=0.0, le=86_400.0)]
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a user may set. `max_tokens_default` is for generations that name no bound."""
+    """What a user may set. `max_tokens_default` is for generations that name no bound.
+
+    Models run on `device`: "auto" is every GPU, or the host. Together they may have
+    `model_memory_share` of its memory; one that nobody has used for `model_idle_seconds` leaves, 0
+    is never.
+    """
 
     model: Annotated[str, Meta(min_length=1, max_length=4096)] = "demo"
     max_tokens_default: Annotated[int, Meta(ge=1, le=1_000_000)] = 512
     tool_timeout_seconds: Seconds = 30.0
     kill_grace_seconds: Seconds = 3.0
+    device: Annotated[str, Meta(pattern=r"^(auto|cpu|cuda(:\d{1,3})?)$")] = "auto"
+    model_memory_share: Annotated[float, Meta(gt=0.0, le=1.0)] = 0.9
+    model_idle_seconds: Annotated[float, Meta(ge=0.0, le=31_536_000.0)] = 600.0
 
 
 class Config(Settings, frozen=True):

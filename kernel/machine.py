@@ -96,7 +96,7 @@ class Machine:
 
     async def _load(self, name: str) -> None:
         with suppress(SyscallError):  # whoever needs the model hears the error
-            await self.models.get(name).load()
+            await self.models.load(name)
 
     async def wait_idle(self) -> None:
         """Wait until no process lives and every terminal that reads has heard of its end."""

@@ -42,6 +42,7 @@ async def boot(config: Config) -> AsyncIterator[Machine]:
             async with running(machine.tasks), open_control_gate(machine):
                 machine.tasks.start_soon(zygote.watch)
                 machine.tasks.start_soon(machine.degraded.run)
+                machine.tasks.start_soon(machine.models.run)
                 yield machine
         finally:
             with anyio.CancelScope(shield=True):
@@ -51,7 +52,7 @@ async def boot(config: Config) -> AsyncIterator[Machine]:
 
 def assemble(config: Config, clock: Clock, db: Database) -> Machine:
     """Put the parts together that need no other OS process."""
-    models, table = Models(config), ProcessTable()
+    models, table = Models(config, clock), ProcessTable()
     return Machine(
         config=config,
         clock=clock,

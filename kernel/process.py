@@ -164,6 +164,15 @@ class ProcessTable:
         """The live children of a process."""
         return [process for process in self._by_pid.values() if process.parent == pid]
 
+    def find_root(self, process: Process) -> int:
+        """The first of a process's ancestors that is known; itself if it has none."""
+        root, parent = process.pid, process.parent
+        while parent is not None:
+            root = parent
+            live = self._by_pid.get(parent)
+            parent = live.parent if live is not None else None
+        return root
+
     async def wait_empty(self) -> None:
         """Wait until no process lives."""
         while self._by_pid:

@@ -22,6 +22,7 @@ from llmos.syscalls.process import (
 )
 from llmos.syscalls.types import Path, Pid, Text
 
+from .devices import Holding
 from .stats import StatsReply, TraceReply
 
 MAX_CONTROL_FRAME_BYTES = 64 << 20
@@ -195,7 +196,8 @@ class KillReply(msgspec.Struct, frozen=True, tag="kill_reply"):
 class StatusReply(msgspec.Struct, frozen=True, tag="status_reply"):
     """The kernel's state: its OS process, live llmos processes, and models that are loaded.
 
-    `degraded` says why the store cannot write and processes pause; None while it can.
+    `degraded` says why the store cannot write and processes pause; None while it can. `holdings`
+    are what the models have of the devices' memory.
     """
 
     os_pid: int
@@ -205,6 +207,7 @@ class StatusReply(msgspec.Struct, frozen=True, tag="status_reply"):
     num_processes: int
     models: tuple[str, ...]
     degraded: str | None = None
+    holdings: tuple[Holding, ...] = ()
 
 
 class ModelStatsReply(msgspec.Struct, frozen=True, tag="model_stats_reply"):

@@ -2,7 +2,8 @@
 
 A driver is one loaded model. The kernel asks it for generations and reads deltas; how many run at
 once, on what device and in which process is the driver's own business. Drivers know nothing of
-processes but a `pid`, which only names the generations to pause and resume.
+processes but their numbers, which name the generations to pause and resume, and tell which ones
+are likely to begin alike.
 """
 
 from collections.abc import AsyncGenerator
@@ -28,7 +29,10 @@ Wait = Literal["tool", "person", "gone"]
 
 
 class GenerationJob(msgspec.Struct, frozen=True):
-    """One generation. `sampling.seed` is concrete; `tenant` salts whatever the driver caches."""
+    """One generation. `sampling.seed` is concrete; `tenant` salts whatever the driver caches.
+
+    `root` is the process that `pid` descends from: they are likely to have text in common.
+    """
 
     messages: tuple[Message, ...]
     tools: tuple[ToolSpec, ...] = ()
@@ -37,6 +41,7 @@ class GenerationJob(msgspec.Struct, frozen=True):
     tenant: str = ""
     grammar: Grammar | None = None
     tool_choice: str = "auto"
+    root: int = 0
 
 
 class ScoreJob(msgspec.Struct, frozen=True):
@@ -46,6 +51,7 @@ class ScoreJob(msgspec.Struct, frozen=True):
     continuations: tuple[str, ...]
     pid: int = 0
     tenant: str = ""
+    root: int = 0
 
 
 class EmbedJob(msgspec.Struct, frozen=True):
@@ -54,6 +60,7 @@ class EmbedJob(msgspec.Struct, frozen=True):
     texts: tuple[str, ...]
     pid: int = 0
     tenant: str = ""
+    root: int = 0
 
 
 class TextDelta(msgspec.Struct, frozen=True):
@@ -105,11 +112,30 @@ class ModelInfo(msgspec.Struct, frozen=True):
     fingerprint: str
 
 
+class Grant(msgspec.Struct, frozen=True):
+    """A place for a model: torch's name of a device, and how many bytes its pages may take there.
+
+    None is as many as the executor thinks fit.
+    """
+
+    device: str = "auto"
+    max_pool_bytes: int | None = None
+
+
 class Driver(Protocol):
     """One loaded model."""
 
-    async def start(self) -> ModelInfo:
-        """Load the model, once. Raises E_MODEL with the reason and the fix."""
+    async def start(self, grants: tuple[Grant, ...] = (Grant(),)) -> ModelInfo:
+        """Load the model in these places, once. Raises E_MODEL with the reason and the fix."""
+        ...
+
+    async def unload(self) -> None:
+        """Give back the memory; nobody has a generation here. `start` loads the model again."""
+        ...
+
+    @property
+    def process_ids(self) -> tuple[int, ...]:
+        """The operating system's numbers of the processes that hold the model."""
         ...
 
     def generate(self, job: GenerationJob) -> AsyncGenerator[TextDelta | Note | Finished, None]:
@@ -143,8 +169,8 @@ class Driver(Protocol):
         """
         ...
 
-    async def collect_stats(self) -> StatsReply | None:
-        """What is counted of its steps and pages; None where nothing is. Raises E_MODEL."""
+    async def collect_stats(self) -> tuple[StatsReply, ...]:
+        """What each of its executors counts of its steps and pages. Raises E_MODEL."""
         ...
 
     async def trace(self, seconds: float) -> TraceReply | None:

@@ -29,6 +29,7 @@ from .driver import (
     EmbedJob,
     Finished,
     GenerationJob,
+    Grant,
     ModelInfo,
     ScoredTexts,
     ScoreJob,
@@ -49,9 +50,14 @@ class EchoDriver:
         self.info = ModelInfo("echo", "echo", "none", "none", 0, max_model_len, "echo-1")
         self._paused: dict[int, anyio.Event] = {}
 
-    async def start(self) -> ModelInfo:
+    process_ids: tuple[int, ...] = ()
+
+    async def start(self, grants: tuple[Grant, ...] = (Grant(),)) -> ModelInfo:
         """Nothing to load."""
         return self.info
+
+    async def unload(self) -> None:
+        """Nothing is held."""
 
     async def generate(self, job: GenerationJob) -> AsyncGenerator[TextDelta | Finished, None]:
         """The scripted answer. Raises E_ARG without messages, E_CONTEXT past the window."""
@@ -104,9 +110,9 @@ class EchoDriver:
     def hint(self, pid: int, kind: Wait, expected_idle_seconds: float | None = None) -> None:
         """Nothing is kept."""
 
-    async def collect_stats(self) -> StatsReply | None:
+    async def collect_stats(self) -> tuple[StatsReply, ...]:
         """There are no steps and no pages."""
-        return None
+        return ()
 
     async def trace(self, seconds: float) -> TraceReply | None:
         """There are no steps."""

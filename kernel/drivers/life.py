@@ -208,6 +208,13 @@ class Life:
         while self._questions:
             _settle(self._questions.popleft(), None)
 
+    async def leave(self, seconds: float) -> None:
+        """Let the process, which is idle, put away what it wants to keep, and end."""
+        with suppress(TimeoutError, OSError):
+            self._writer.write_eof()
+            await asyncio.wait_for(self._process.wait(), seconds)
+        await self.aclose()
+
     async def aclose(self) -> None:
         """End the process now; it holds nothing that must be saved."""
         if self._process.returncode is None:

@@ -48,6 +48,7 @@ from .driver import (
     EmbedJob,
     Finished,
     GenerationJob,
+    Grant,
     ModelInfo,
     Note,
     ScoredTexts,
@@ -59,6 +60,7 @@ from .life import LIMITS, Life, Limits
 from .trial import End, Flight, Item, Job, choose_running
 
 _TOKEN_BYTES = 5  # of a token id in a frame, at most
+_LEAVING_SECONDS = 10.0
 _OTHER_BYTES = 65_536  # of a request beside its job and tokens
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
@@ -73,14 +75,13 @@ class LocalDriver:
         model: str,
         *,
         log: Path,
-        device: str = "auto",
         dtype: str = "auto",
         max_model_len: int | None = None,
         page_folder: Path | None = None,
         limits: Limits = LIMITS,
     ) -> None:
         folder = None if page_folder is None else str(page_folder)
-        self._load = Load(model, device, dtype, max_model_len, folder)
+        self._load = Load(model, "auto", dtype, max_model_len, folder)
         self._log = log
         self._limits = limits
         self._starting = asyncio.Lock()
@@ -93,8 +94,12 @@ class LocalDriver:
         self._paused: set[int] = set()
         self._ids = itertools.count(1)
 
-    async def start(self) -> ModelInfo:
+    async def start(self, grants: tuple[Grant, ...] = (Grant(),)) -> ModelInfo:
         """Start the process and load the model, if that has not been done. Raises E_MODEL."""
+        (grant,) = grants
+        self._load = msgspec.structs.replace(
+            self._load, device=grant.device, max_pool_bytes=grant.max_pool_bytes
+        )
         loaded = (await self._get_life()).loaded
         return ModelInfo(
             name=self._load.model,
@@ -111,17 +116,22 @@ class LocalDriver:
             if self._life is None:
                 self._life = life = await Life.start(self._load, self._log, self._limits)
                 seconds = self._limits.count_step_seconds(life.loaded)
-                life.attend(seconds, self._take, self._on_death)
+                life.attend(seconds, self._take, lambda: self._on_death(life))
                 if not self._fingerprint:
                     self._fingerprint = life.loaded.fingerprint
                     self._warnings = life.loaded.warnings
             return self._life
 
     @property
-    def process_id(self) -> int | None:
+    def process_ids(self) -> tuple[int, ...]:
         """The operating system's number of the process that runs now."""
         life = self._life
-        return None if life is None or life.is_dead else life.process_id
+        return () if life is None or life.is_dead else (life.process_id,)
+
+    @property
+    def process_id(self) -> int | None:
+        """The same for who knows that there is one at most."""
+        return next(iter(self.process_ids), None)
 
     async def generate(
         self, job: GenerationJob
@@ -181,10 +191,10 @@ class LocalDriver:
         if self._life:
             self._life.send(Hint(pid, kind, expected_idle_seconds))
 
-    async def collect_stats(self) -> StatsReply | None:
-        """What the executor counts since it was started; None while none runs. Raises E_MODEL."""
+    async def collect_stats(self) -> tuple[StatsReply, ...]:
+        """What the executor counts since it was started; none while none runs. Raises E_MODEL."""
         life = self._life
-        return None if life is None else _check(await life.ask(Stats()), StatsReply)
+        return () if life is None else (_check(await life.ask(Stats()), StatsReply),)
 
     async def trace(self, seconds: float) -> TraceReply | None:
         """A record of the next seconds' steps, one after another; None while no executor runs.
@@ -277,11 +287,11 @@ class LocalDriver:
         del self._flights[flight.number]
         flight.fail(error.reply())
 
-    def _on_death(self) -> None:
+    def _on_death(self, life: Life) -> None:
         """The process is gone: find the culprit or the suspects, and start another one."""
-        if self._life is None:
+        if self._life is not life:
             return  # it was closed
-        way, self._life = self._life.obituary, None
+        way, self._life = life.obituary, None
         _log.warning("the executor of %s died (%s)", self._load.model, way)
         for flight in tuple(self._flights.values()):
             if flight.is_running and flight.is_suspect:
@@ -315,6 +325,12 @@ class LocalDriver:
                 if flight.tokens:
                     reason = "the model's files changed while the executor was started again"
                     self._end(flight, E_MODEL(reason, partial=flight.text))
+
+    async def unload(self) -> None:
+        """End the process in good order: pages that were to be kept are on disk afterwards."""
+        life, self._life, self._fingerprint = self._life, None, ""
+        if life:
+            await life.leave(_LEAVING_SECONDS)
 
     async def aclose(self) -> None:
         """End the process and with it every generation."""

@@ -1,11 +1,10 @@
 """Which device and precision a model runs in, and how much memory its pages may take."""
 
-import os
-
 import torch
 
 from llmos.syscalls.errors import E_MODEL
 
+from ..devices import read_host
 from .native.library import has_native_kernels
 
 HOST_SHARE = 0.25
@@ -39,28 +38,17 @@ def pick_dtype(wanted: str, device: torch.device, weight_bytes: int) -> torch.dt
     return _DTYPES[wanted]
 
 
-def count_page_bytes(device: torch.device) -> int:
-    """How many bytes the pages may take now: a share of the free memory of the device."""
+def count_page_bytes(device: torch.device, max_bytes: int | None) -> int:
+    """How many bytes the pages may take now: what was granted, or a share of the free memory.
+
+    What a CUDA device has free is known only now that the weights are on it.
+    """
     if device.type == "cuda":
         free_bytes, _ = torch.cuda.mem_get_info(device)
-        return int(free_bytes * DEVICE_SHARE)
-    return int(_read_available_host_bytes() * HOST_SHARE)
+        return int(min(free_bytes * DEVICE_SHARE, free_bytes if max_bytes is None else max_bytes))
+    return int(read_host().free_bytes * HOST_SHARE) if max_bytes is None else max_bytes
 
 
 def count_host_tier_bytes(device: torch.device) -> int:
     """How many bytes of host memory pages may take that the device gave up."""
-    if device.type == "cpu":
-        return 0
-    return int(_read_available_host_bytes() * HOST_SHARE)
-
-
-def _read_available_host_bytes() -> int:
-    """MemAvailable where the system tells it, else half of the physical memory."""
-    try:
-        with open("/proc/meminfo", encoding="ascii") as lines:
-            for line in lines:
-                if line.startswith("MemAvailable:"):
-                    return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    return 0 if device.type == "cpu" else int(read_host().free_bytes * HOST_SHARE)

@@ -79,7 +79,7 @@ class Engine:
     ) -> None:
         started = time.monotonic()
         self._model = model = model or load_model(spec)
-        num_pages = num_pages or _count_pages(model)
+        num_pages = num_pages or _count_pages(model, spec.max_pool_bytes)
         self._max_model_len = min(model.max_model_len, num_pages * PAGE_SIZE)
         self.meter = Meter()
         self._runner = Runner(model, self.meter, num_pages=num_pages, page_size=PAGE_SIZE)
@@ -401,11 +401,11 @@ def _check_messages(messages: tuple[Message, ...]) -> None:
         raise E_ARG("the prompt is empty", field="messages")
 
 
-def _count_pages(model: Model) -> int:
+def _count_pages(model: Model, max_pool_bytes: int | None) -> int:
     """As many pages as the memory share holds, and no more than all sequences could use."""
     page_bytes = PAGE_SIZE * sum(_count_token_bytes(one, model) for one in model.layers)
     most = -(-model.max_model_len // PAGE_SIZE) * MAX_RUNNING
-    num_pages = min(most, count_page_bytes(model.device) // page_bytes)
+    num_pages = min(most, count_page_bytes(model.device, max_pool_bytes) // page_bytes)
     if num_pages < 1:
         raise E_MODEL(f"no memory for a page of {page_bytes} bytes on {model.device}")
     return num_pages

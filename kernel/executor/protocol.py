@@ -34,7 +34,8 @@ class Load(msgspec.Struct, frozen=True, tag="load"):
     """First message. `model` is a folder or a hub id; None and "auto" let the executor choose.
 
     Pages are kept in `page_folder`, over the executor's end, up to so many bytes; without a folder
-    they are not kept.
+    they are not kept. On the device they may take `max_pool_bytes`, for which the kernel has looked
+    at what else is there; None is a share of what is free.
     """
 
     model: str
@@ -43,6 +44,7 @@ class Load(msgspec.Struct, frozen=True, tag="load"):
     max_model_len: int | None = None
     page_folder: str | None = None
     max_page_folder_bytes: int | None = None
+    max_pool_bytes: int | None = None
 
 
 class Generate(msgspec.Struct, frozen=True, tag="generate"):
@@ -245,6 +247,8 @@ class Channel:
         messages: list[FromKernel] = []
         while (wait and not messages) or select.select([self._socket], [], [], 0)[0]:
             data = self._socket.recv(READ_BYTES)
+            if not data and messages:
+                break  # they are acted on; the next call says that it is the end
             if not data:
                 raise EOFError("the kernel closed the connection")
             messages += self._frames.feed(data)

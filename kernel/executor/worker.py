@@ -39,6 +39,7 @@ from .protocol import (
 )
 
 _HEARTBEAT_SECONDS = 1.0
+_LEAVING_SECONDS = 5.0
 _LOAD_FAULTS = (
     ArithmeticError,
     AssertionError,
@@ -53,6 +54,7 @@ _LOAD_FAULTS = (
 )
 _PR_SET_PDEATHSIG = 1
 _ENVIRONMENT = {
+    "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # as the kernel numbers them
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "TOKENIZERS_PARALLELISM": "false",
@@ -102,8 +104,12 @@ def serve(channel: Channel) -> int:
         channel.send([LoadFailed(E_MODEL(f"{first.model} cannot be loaded: {reason}").reply())])
         return 1
     loop.accept(rest)
-    while True:
-        loop.turn()
+    try:
+        while True:
+            loop.turn()
+    except EOFError:
+        loop.leave()
+        raise
 
 
 class _Loop:
@@ -137,6 +143,13 @@ class _Loop:
         outputs = join_ends(self._engine.step())
         self._engine.meter.enter("send")
         self._send(outputs)
+
+    def leave(self) -> None:
+        """The kernel wants nothing more. What it wanted kept goes to disk, in bounded time."""
+        ends_at = time.monotonic() + _LEAVING_SECONDS
+        while not self._engine.has_work and self._engine.rest() and time.monotonic() < ends_at:
+            pass  # it waits for the disk inside
+        self._engine.close()
 
     def accept(self, messages: list[FromKernel]) -> None:
         """Act on messages in order; each may take a while."""

@@ -262,10 +262,11 @@ def _find_loaded(machine: Machine, name: str | None) -> tuple[str, ...]:
 
 
 async def _collect_stats(machine: Machine, name: str | None) -> ModelStatsReply:
-    found = {}
+    found: dict[str, StatsReply] = {}
     for one in _find_loaded(machine, name):
-        if (stats := await machine.models.get(one).driver.collect_stats()) is not None:
-            found[one] = stats
+        replicas = await machine.models.get(one).driver.collect_stats()
+        names = [one] if len(replicas) == 1 else [f"{one}#{n}" for n in range(len(replicas))]
+        found |= dict(zip(names, replicas, strict=True))
     return ModelStatsReply(found)
 
 
@@ -299,4 +300,5 @@ def _status(machine: Machine) -> StatusReply:
         len(machine.table),
         machine.models.loaded(),
         machine.degraded.reason,
+        machine.models.list_holdings(),
     )

@@ -1,6 +1,7 @@
 """Generation: `generate`."""
 
 import hashlib
+from collections.abc import Callable
 from contextlib import aclosing
 
 import anyio
@@ -11,7 +12,7 @@ from llmos.memory.journal import append_output
 from llmos.syscalls.errors import E_ARG, E_LIMIT
 from llmos.syscalls.generate import Choice, Generate, Generation
 
-from ..drivers.driver import Finished, GenerationJob, Note
+from ..drivers.driver import Driver, Finished, GenerationJob, Note
 from ..models import Model
 from ..process import Process
 from ..protocol import Notice, Output
@@ -47,15 +48,16 @@ async def sys_generate(trap: Trap, call: Generate) -> Effect:
             process.tenant,
             call.grammar,
             call.tool_choice,
+            machine.table.find_root(process),
         )
         for one in seeds
     ]
     process.num_generating += 1
     process.num_reserved_tokens += max_tokens * call.n
     try:
-        model = machine.models.get(name)
-        await load(process, name, model)
-        branches = await _run(trap, call, model, jobs)
+        announce = announce_load(process, name, machine.models.get(name))
+        async with machine.models.using(name, announce) as driver:
+            branches = await _run(trap, call, driver, jobs)
     finally:
         process.num_generating -= 1
         process.num_reserved_tokens -= max_tokens * call.n
@@ -88,15 +90,15 @@ def derive_seed(seed: int, branch: int) -> int:
 
 
 async def _run(
-    trap: Trap, call: Generate, model: Model, jobs: list[GenerationJob]
+    trap: Trap, call: Generate, driver: Driver, jobs: list[GenerationJob]
 ) -> list[Finished]:
     """All branches side by side; the first that fails ends the others."""
     if len(jobs) == 1:
-        return [await _stream(trap, call, model, jobs[0])]
+        return [await _stream(trap, call, driver, jobs[0])]
     finished: dict[int, Finished] = {}
 
     async def run(index: int, job: GenerationJob) -> None:
-        finished[index] = await _stream(trap, call, model, job)
+        finished[index] = await _stream(trap, call, driver, job)
 
     try:
         async with anyio.create_task_group() as tasks:
@@ -107,13 +109,15 @@ async def _run(
     return [finished[index] for index in range(len(jobs))]
 
 
-async def load(process: Process, name: str, model: Model) -> None:
-    """Load the model if it is not, and say so once to every person who waits for it."""
-    if model.info is None:
+def announce_load(process: Process, name: str, model: Model) -> Callable[[], None]:
+    """What says, once to every person who waits for a model, that it is being loaded."""
+
+    def announce() -> None:
         if process.terminal not in model.watching:
             model.watching.add(process.terminal)
             process.terminal.emit(Notice(f"loading model {name}"))
-        await model.load()
+
+    return announce
 
 
 def _decide_max_tokens(trap: Trap, call: Generate) -> int:
@@ -129,11 +133,11 @@ def _decide_max_tokens(trap: Trap, call: Generate) -> int:
     return min(left // call.n, max_tokens)
 
 
-async def _stream(trap: Trap, call: Generate, model: Model, job: GenerationJob) -> Finished:
+async def _stream(trap: Trap, call: Generate, driver: Driver, job: GenerationJob) -> Finished:
     """Pass text on as it comes. A cancel leaves what came in `trap.partial`."""
     process, parts, num_tokens = trap.process, list[str](), 0
     try:
-        async with aclosing(model.driver.generate(job)) as deltas:
+        async with aclosing(driver.generate(job)) as deltas:
             async for delta in deltas:
                 if isinstance(delta, Finished):
                     return delta

@@ -8,7 +8,7 @@ from llmos.syscalls.generate import Embed, Embeddings, Score, Scores, TextScore
 from llmos.syscalls.types import Usage
 
 from ..drivers.driver import Driver, EmbedJob, ScoreJob
-from .generation import load
+from .generation import announce_load
 from .trap import Trap
 
 
@@ -34,7 +34,8 @@ async def sys_score(trap: Trap, call: Score) -> Scores:
         await trap.begin()  # whether a context is empty depends on when: that is an outcome
     if not messages:
         raise E_ARG("there is no message to answer", field="messages")
-    job = ScoreJob(messages, call.continuations, process.pid, process.tenant)
+    root = trap.machine.table.find_root(process)
+    job = ScoreJob(messages, call.continuations, process.pid, process.tenant, root)
     scored = await _ask(trap, name, lambda driver: driver.score(job))
     scores = tuple(TextScore(sum(one.logprob for one in text), text) for text in scored.tokens)
     return Scores(scores, scored.usage, name)
@@ -44,19 +45,20 @@ async def sys_embed(trap: Trap, call: Embed) -> Embeddings:
     """Vectors of texts."""
     process, name = trap.process, call.model or trap.process.model
     await trap.begin()
-    job = EmbedJob(call.texts, process.pid, process.tenant)
+    root = trap.machine.table.find_root(process)
+    job = EmbedJob(call.texts, process.pid, process.tenant, root)
     embedded = await _ask(trap, name, lambda driver: driver.embed(job))
     return Embeddings(embedded.vectors, embedded.usage, name)
 
 
 async def _ask(trap: Trap, name: str, ask: Callable[[Driver], Awaitable[T]]) -> T:
     """A driver's answer, its model loaded first; what it took is counted."""
-    process = trap.process
+    process, models = trap.process, trap.machine.models
     process.num_generating += 1
     try:
-        model = trap.machine.models.get(name)
-        await load(process, name, model)
-        measured = await ask(model.driver)
+        announce = announce_load(process, name, models.get(name))
+        async with models.using(name, announce) as driver:
+            measured = await ask(driver)
     finally:
         process.num_generating -= 1
     process.prompt_tokens += measured.usage.prompt_tokens

@@ -184,7 +184,8 @@ def test_with_a_gpu_or_on_a_mac_torch_is_asked_for_as_it_is(has_gpu: bool, platf
 
 def test_cuda_packages_are_found_by_name(tmp_path: Path) -> None:
     site = tmp_path / "lib" / "python3.11" / "site-packages"
-    for name in ("torch-2.13.0+cpu", "nvidia_cublas_cu12-12.1", "triton-3.5", "tritonclient-2"):
+    names = "torch-2.13.0+cpu", "nvidia_cublas_cu12-12.1", "triton-3.5", "tritonclient-2"
+    for name in (*names, "nvidia_ml_py-13.615.71"):
         (site / f"{name}.dist-info").mkdir(parents=True)
 
     assert cuda_packages(tmp_path) == ["nvidia_cublas_cu12-12.1.dist-info", "triton-3.5.dist-info"]

@@ -34,7 +34,7 @@ from llmos.kernel.main import boot
 
 async def main():
     async with boot(load_config(os.environ)) as machine:
-        await machine.models.get("echo").load()
+        await machine.models.load("echo")
 
 anyio.run(main)
 writers = [thread for thread in threading.enumerate() if thread.name == "memory-writer"]

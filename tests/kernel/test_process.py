@@ -35,6 +35,17 @@ def test_a_new_process_has_no_person_and_has_done_nothing() -> None:
     assert (process.state, process.exit, process.in_flight) == ("NEW", None, {})
 
 
+def test_the_root_is_the_first_ancestor_that_is_known() -> None:
+    table = ProcessTable()
+    first, child, orphan = make(1), make(2, parent=1), make(5, parent=4)
+    for process in (first, child, make(3, parent=2), orphan):
+        table.add(process)
+
+    roots = [table.find_root(process) for process in table]
+
+    assert roots == [1, 1, 1, 4]
+
+
 def test_its_workspace_holds_the_folder_and_the_named_files() -> None:
     workspace = make().workspace
 

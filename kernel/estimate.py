@@ -1,0 +1,136 @@
+"""What a model will need of a device, told from its files before anything is loaded.
+
+Weights count in the precision that the executor would pick, pages by the heads that write keys and
+values. Working memory is a process with torch in it (measured on a CPU: 231 MiB before and 268 MiB
+after 64 generations; 1 GiB is assumed of a CUDA context and its libraries) and the largest step's
+activations and logits.
+"""
+
+from typing import Any
+
+import msgspec
+
+from .devices import HOST, Device
+from .modelfiles import ModelFiles, find_text_config
+
+MAX_RUNNING = 64  # the executor's, as are the next two
+MAX_STEP_TOKENS = 512
+CACHED_BYTES = 64 << 20
+MIN_CONTEXT_TOKENS = 2048
+_HOST_PROCESS_BYTES = 256 << 20
+_CUDA_PROCESS_BYTES = 1 << 30
+_NUM_LOGIT_COPIES = 4
+_ITEM_BYTES = {"float32": 4, "bfloat16": 2}
+_HIDDEN = ("hidden_size", "n_embd", "d_model")
+_LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
+_HEADS = ("num_attention_heads", "n_head", "n_heads", "num_heads")
+_WINDOWS = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len")
+_OTHER_TOWERS = ("vision", "audio")
+
+
+class Estimate(msgspec.Struct, frozen=True):
+    """What one replica needs on one kind of device.
+
+    `token_bytes` is what a token's keys and values take; 0 where the files do not tell.
+    """
+
+    model: str
+    dtype: str
+    num_parameters: int
+    weight_bytes: int
+    working_bytes: int
+    token_bytes: int
+    window_tokens: int
+
+    @property
+    def min_context_tokens(self) -> int:
+        """What a model has to have pages for to be of use."""
+        return min(self.window_tokens, MIN_CONTEXT_TOKENS)
+
+    @property
+    def needed_bytes(self) -> int:
+        """The least that it can be loaded with."""
+        pages_bytes = self.token_bytes * self.min_context_tokens
+        return self.weight_bytes + self.working_bytes + pages_bytes
+
+    @property
+    def max_pool_bytes(self) -> int:
+        """All pages that as many generations as may run can fill."""
+        return self.token_bytes * self.window_tokens * MAX_RUNNING
+
+    def count_context_tokens(self, free_bytes: int) -> int:
+        """How long a conversation may be that has so much memory for itself and the model."""
+        left_bytes = max(0, free_bytes - self.weight_bytes - self.working_bytes)
+        if not self.token_bytes:
+            return self.window_tokens
+        return min(self.window_tokens, left_bytes // self.token_bytes)
+
+
+def estimate_model(name: str, files: ModelFiles, device: Device) -> Estimate:
+    """The estimate for a device."""
+    config = find_text_config(files.config)
+    dtype = pick_dtype(device, files)
+    is_host = device.name == HOST
+    return Estimate(
+        model=name,
+        dtype=dtype,
+        num_parameters=files.num_parameters,
+        weight_bytes=files.num_parameters * _ITEM_BYTES[dtype],
+        working_bytes=_count_working_bytes(config, is_host=is_host),
+        token_bytes=count_token_numbers(files) * _ITEM_BYTES[dtype],
+        window_tokens=_find_number(config, _WINDOWS) or MIN_CONTEXT_TOKENS,
+    )
+
+
+def pick_dtype(device: Device, files: ModelFiles) -> str:
+    """The precision that the executor picks by itself: bfloat16 where it is faster."""
+    is_large = device.name != HOST or files.size_bytes > CACHED_BYTES
+    return "bfloat16" if is_large and device.has_bfloat16 else "float32"
+
+
+def count_token_numbers(files: ModelFiles) -> int:
+    """How many numbers all layers keep of a token; 0 where the files do not tell.
+
+    The projections' own shapes say it best: a configuration leaves out what is its class's default.
+    """
+    rows = sum(
+        shape[0]
+        for name, shape in files.shapes.items()
+        if name.endswith(("k_proj.weight", "v_proj.weight"))
+        and shape
+        and not any(tower in name for tower in _OTHER_TOWERS)
+    )
+    return rows or _count_by_config(find_text_config(files.config))
+
+
+def _count_by_config(config: dict[str, Any]) -> int:
+    num_layers, num_heads = _find_number(config, _LAYERS), _find_number(config, _HEADS)
+    if not num_layers or not num_heads:
+        return 0
+    if nope_dim := _find_number(config, ("qk_nope_head_dim",)):  # keys are kept for every head
+        key_dim = nope_dim + _find_number(config, ("qk_rope_head_dim",))
+        return num_layers * num_heads * (key_dim + _find_number(config, ("v_head_dim",)))
+    head_dim = _find_number(config, ("head_dim",)) or _find_number(config, _HIDDEN) // num_heads
+    num_key_heads = _find_number(config, ("num_key_value_heads",)) or num_heads
+    return num_layers * num_key_heads * 2 * head_dim
+
+
+def _count_working_bytes(config: dict[str, Any], *, is_host: bool) -> int:
+    """The process and one step of as many tokens as a step may have."""
+    hidden = _find_number(config, _HIDDEN)
+    inner = _find_number(config, ("intermediate_size", "n_inner")) or 4 * hidden
+    activations = MAX_STEP_TOKENS * (8 * hidden + 3 * inner)
+    logits = MAX_RUNNING * _find_number(config, ("vocab_size",)) * _NUM_LOGIT_COPIES
+    process_bytes = _HOST_PROCESS_BYTES if is_host else _CUDA_PROCESS_BYTES
+    return process_bytes + 4 * (activations + logits)
+
+
+def _find_number(config: dict[str, Any], names: tuple[str, ...]) -> int:
+    """The first of these that is there; of a list of one per layer the largest."""
+    for name in names:
+        value = config.get(name)
+        if isinstance(value, list):
+            value = max((one for one in value if type(one) is int), default=0)
+        if type(value) is int and value > 0:
+            return value
+    return 0
