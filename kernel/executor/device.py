@@ -20,8 +20,10 @@ def pick_device(wanted: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if wanted.startswith("cuda") and not torch.cuda.is_available():
         raise E_MODEL("there is no CUDA device here; fix: device = auto or cpu", field="device")
-    if wanted.partition(":")[0] not in ("cpu", "cuda"):
-        raise E_MODEL(f"unknown device {wanted!r}; known: auto, cpu, cuda", field="device")
+    if wanted.startswith("mps") and not torch.backends.mps.is_available():
+        raise E_MODEL("there is no Apple GPU here; fix: device = auto or cpu", field="device")
+    if wanted.partition(":")[0] not in ("cpu", "cuda", "mps"):
+        raise E_MODEL(f"unknown device {wanted!r}; known: auto, cpu, cuda, mps", field="device")
     return torch.device(wanted)
 
 
@@ -31,7 +33,10 @@ def pick_dtype(wanted: str, device: torch.device, weight_bytes: int) -> torch.dt
     It is faster on CUDA, and on a CPU with our kernels for models that exceed its cache.
     """
     if wanted == "auto":
-        is_fast = device.type == "cuda" or (weight_bytes > CACHED_BYTES and has_native_kernels())
+        if device.type == "cuda":
+            is_fast = torch.cuda.is_bf16_supported(including_emulation=False)
+        else:
+            is_fast = device.type == "cpu" and weight_bytes > CACHED_BYTES and has_native_kernels()
         return torch.bfloat16 if is_fast else torch.float32
     if wanted not in _DTYPES:
         known = ", ".join(("auto", *_DTYPES))
@@ -39,18 +44,19 @@ def pick_dtype(wanted: str, device: torch.device, weight_bytes: int) -> torch.dt
     return _DTYPES[wanted]
 
 
-def count_page_bytes(device: torch.device) -> int:
-    """How many bytes the pages may take now: a share of the free memory of the device."""
+def count_page_bytes(device: torch.device, step_bytes: int = 0) -> int:
+    """How many bytes the pages may take now: a share of the free memory of the device, less what
+    a step needs beside them."""
     if device.type == "cuda":
         free_bytes, _ = torch.cuda.mem_get_info(device)
-        return int(free_bytes * DEVICE_SHARE)
+        return int(max(free_bytes - step_bytes, 0) * DEVICE_SHARE)
     return int(_read_available_host_bytes() * HOST_SHARE)
 
 
 def count_host_tier_bytes(device: torch.device) -> int:
     """How many bytes of host memory pages may take that the device gave up."""
-    if device.type == "cpu":
-        return 0
+    if device.type != "cuda":
+        return 0  # its memory is the host's own
     return int(_read_available_host_bytes() * HOST_SHARE)
 
 

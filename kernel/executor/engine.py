@@ -41,6 +41,7 @@ from .sequence import Sequence
 from .tiers import build_swap
 from .toolcalls import MARKERS, ToolCallParser, detect_family
 from .toolgrammar import write_call_grammar
+from .warmup import measure_step_bytes
 from .worth import ComputeCost
 
 PAGE_SIZE = 16
@@ -62,9 +63,15 @@ class Engine:
     ) -> None:
         started = time.monotonic()
         self._model = model = load_model(spec)
-        num_pages = num_pages or _count_pages(model)
+        step_bytes = measure_step_bytes(
+            model, num_tokens=max_step_tokens, num_sequences=max_running, page_size=PAGE_SIZE
+        )
+        num_pages = num_pages or _count_pages(model, step_bytes)
         self._max_model_len = min(model.max_model_len, num_pages * PAGE_SIZE)
-        self._runner = Runner(model, num_pages=num_pages, page_size=PAGE_SIZE)
+        self._runner = Runner(
+            model, num_pages=num_pages, page_size=PAGE_SIZE, max_running=max_running
+        )
+        self._runner.capture()
         self._cost = ComputeCost(page_size=PAGE_SIZE, num_pages=num_pages)
         pool = PagePool(num_pages, cost=self._cost)
         self._swap = build_swap(
@@ -316,11 +323,11 @@ def _check_messages(messages: tuple[Message, ...]) -> None:
         raise E_ARG("the prompt is empty", field="messages")
 
 
-def _count_pages(model: Model) -> int:
+def _count_pages(model: Model, step_bytes: int) -> int:
     """As many pages as the memory share holds, and no more than all sequences could use."""
     page_bytes = PAGE_SIZE * sum(_count_token_bytes(one, model) for one in model.layers)
     most = -(-model.max_model_len // PAGE_SIZE) * MAX_RUNNING
-    num_pages = min(most, count_page_bytes(model.device) // page_bytes)
+    num_pages = min(most, count_page_bytes(model.device, step_bytes) // page_bytes)
     if num_pages < 1:
         raise E_MODEL(f"no memory for a page of {page_bytes} bytes on {model.device}")
     return num_pages

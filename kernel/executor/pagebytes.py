@@ -25,10 +25,9 @@ class PageBytes:
         self.page_bytes: int = ends[-1]
         self._spans = [slice(end - size, end) for size, end in zip(sizes, ends, strict=True)]
         device = pools[0].device
-        self.is_synchronous = device.type == "cpu"
-        if self.is_synchronous:
-            self._host_rows = [row.numpy() for row in self._rows]
-        else:
+        self.is_synchronous = device.type != "cuda"
+        self._host_rows = [row.numpy() for row in self._rows] if device.type == "cpu" else []
+        if not self.is_synchronous:
             self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
             self._staging = torch.empty(self.page_bytes, dtype=torch.uint8, device=device)
             self._parts = [self._staging[span] for span in self._spans]
@@ -45,8 +44,7 @@ class PageBytes:
         """A copy of a page."""
         buffer = self.make_buffer()
         if self.is_synchronous:
-            for row, span in zip(self._host_rows, self._spans, strict=True):
-                buffer[span] = row[page]
+            self._read_into(buffer, page)
             return buffer
         main = torch.cuda.current_stream(self._staging.device)
         self._stream.wait_stream(main)
@@ -59,8 +57,7 @@ class PageBytes:
     def write_page(self, page: int, buffer: Buffer) -> None:
         """Fill a page; the step after this sees it."""
         if self.is_synchronous:
-            for row, span in zip(self._host_rows, self._spans, strict=True):
-                row[page] = buffer[span]
+            self._write_from(buffer, page)
             return
         main = torch.cuda.current_stream(self._staging.device)
         self._stream.wait_stream(main)
@@ -69,6 +66,22 @@ class PageBytes:
             torch._foreach_copy_([row[page] for row in self._rows], self._parts)
         main.wait_stream(self._stream)
         self._keep_until_arrival(buffer)
+
+    def _read_into(self, buffer: Buffer, page: int) -> None:
+        if self._host_rows:
+            for host_row, span in zip(self._host_rows, self._spans, strict=True):
+                buffer[span] = host_row[page]
+        else:
+            for row, span in zip(self._rows, self._spans, strict=True):
+                buffer[span] = row[page].cpu().numpy()
+
+    def _write_from(self, buffer: Buffer, page: int) -> None:
+        if self._host_rows:
+            for host_row, span in zip(self._host_rows, self._spans, strict=True):
+                host_row[page] = buffer[span]
+        else:
+            for row, span in zip(self._rows, self._spans, strict=True):
+                row[page].copy_(torch.from_numpy(buffer[span]))
 
     def _keep_until_arrival(self, buffer: Buffer) -> None:
         event = torch.cuda.Event()  # type: ignore[no-untyped-call]

@@ -15,8 +15,8 @@ from .attention import Chunk, Step, using
 from .batch import Work
 from .masks import MaskMaker, PendingMasks
 from .model import Model
-from .native.pool import NativePool
-from .plain import PlainPool
+from .padded import PaddedDecoder
+from .pools import AnyPool, make_pool, make_triton_pool
 from .reading import Pooled, Reading, Sampled, find_rows, measure, read_scores
 from .sampler import sample
 
@@ -24,23 +24,26 @@ from .sampler import sample
 class Runner:
     """The model and its pool of keys and values."""
 
-    def __init__(self, model: Model, *, num_pages: int, page_size: int) -> None:
+    def __init__(self, model: Model, *, num_pages: int, page_size: int, max_running: int) -> None:
         self._model = model
         self._page_size = page_size
         self._masks = MaskMaker()
         self._hidden = torch.empty(0)
         model.network.base_model.register_forward_hook(self._keep_hidden)
-        self.pool: NativePool | PlainPool
-        if model.is_native:
-            self.pool = NativePool(model.layers, num_pages=num_pages)
+        self.pool: AnyPool
+        self._decoder: PaddedDecoder | None = None
+        if model.is_triton:
+            self.pool = pool = make_triton_pool(model, num_pages=num_pages, page_size=page_size)
+            self._decoder = PaddedDecoder(model, pool, max_running=max_running)
         else:
-            self.pool = PlainPool(
-                model.layers,
-                num_pages=num_pages,
-                page_size=page_size,
-                dtype=model.dtype,
-                device=model.device,
-            )
+            self.pool = make_pool(model, num_pages=num_pages, page_size=page_size)
+
+    def capture(self) -> int:
+        """Record decode steps where the device can replay them; how many are recorded."""
+        if self._decoder is None or self._model.device.type != "cuda":
+            return 0
+        self._decoder.capture()
+        return self._decoder.num_graphs
 
     @torch.inference_mode()
     def run(self, works: Seq[Work]) -> list[Reading | None]:
@@ -51,18 +54,27 @@ class Runner:
         counts = np.array([work.num_tokens for work in works])
         starts = counts.cumsum() - counts
         wanted = [find_rows(work) for work in works]
-        rows = [start + row for start, rows in zip(starts, wanted, strict=True) for row in rows]
-        tokens = np.array([token for work in works for token in work.tokens], np.int64)
-        positions = np.concatenate([work.positions for work in works])
         masks = self._masks.begin([work.sequence for work in works if _samples(work)])
-        with using(self._build_step(works, counts)):
-            logits = self._model.compute_logits(
-                self._send(tokens), self._send(positions), self._send(np.array(rows or [0]))
-            )
+        if self._decoder is not None and self._decoder.takes(works):
+            logits = self._decoder.compute_logits(works)
+        else:
+            logits = self._compute_logits(works, counts, wanted)
         readings: list[Reading | None] = [None] * len(works)
         self._read_texts(works, wanted, logits, starts.tolist(), readings)
         self._sample(works, wanted, logits, masks, readings)
         return readings
+
+    def _compute_logits(
+        self, works: Seq[Work], counts: NDArray[np.int64], wanted: list[range]
+    ) -> torch.Tensor:
+        starts = counts.cumsum() - counts
+        rows = [start + row for start, rows in zip(starts, wanted, strict=True) for row in rows]
+        tokens = np.array([token for work in works for token in work.tokens], np.int64)
+        positions = np.concatenate([work.positions for work in works])
+        with using(self._build_step(works, counts)):
+            return self._model.compute_logits(
+                self._send(tokens), self._send(positions), self._send(np.array(rows or [0]))
+            )
 
     def _read_texts(
         self,
