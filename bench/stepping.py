@@ -3,7 +3,9 @@
 For models that exist in memory alone, and for what is measured without tokenizer and chat template.
 """
 
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 from llmos.kernel.executor.model import Model
 from llmos.kernel.executor.pages import PagePool
@@ -14,6 +16,14 @@ from llmos.kernel.executor.sequence import ResolvedSampling
 from llmos.kernel.executor.sequence import Sequence as TokenSequence
 
 PAGE_SIZE = 16
+
+
+@dataclass
+class Answer:
+    """What followed a prompt, and when each of its tokens was known, in seconds of one clock."""
+
+    tokens: list[int] = field(default_factory=list)
+    timestamps: list[float] = field(default_factory=list)
 
 
 class Loop:
@@ -39,13 +49,9 @@ class Loop:
             max_step_tokens=max_step_tokens,
         )
 
-    def generate(
-        self,
-        prompts: Sequence[Sequence[int]],
-        num_new: int,
-        observe: Callable[[int], None] = lambda num_tokens: None,
-    ) -> list[list[int]]:
-        """What follows each prompt; `observe` is told of each step's end, and of its tokens."""
+    def generate(self, prompts: Sequence[Sequence[int]], num_new: int) -> list[Answer]:
+        """What follows each prompt."""
+        answers = [Answer() for _ in prompts]
         sampling = ResolvedSampling(max_tokens=num_new)
         sequences = [
             TokenSequence(number, list(prompt), sampling, b"", 0)
@@ -56,16 +62,19 @@ class Loop:
         while self._scheduler.has_work:
             works = self._scheduler.plan()
             readings = self.runner.run(works)
+            now = time.perf_counter()
             for work, reading in zip(works, readings, strict=True):
                 self._scheduler.mark_computed(work)
                 if isinstance(reading, Sampled):
                     if reading.token is None:
                         raise ArithmeticError("the model's numbers are not finite")
                     work.sequence.tokens.append(reading.token)
-                    if work.sequence.num_completion == num_new:
+                    answer = answers[work.sequence.id]
+                    answer.tokens.append(reading.token)
+                    answer.timestamps.append(now)
+                    if len(answer.tokens) == num_new:
                         self._scheduler.remove(work.sequence)
-            observe(sum(work.num_tokens for work in works))
-        return [one.tokens[one.num_prompt :] for one in sequences]
+        return answers
 
     def close(self) -> None:
         """End the runner's thread."""

@@ -44,7 +44,7 @@ def test_chunks_and_padded_decodes_say_what_transformers_says(
     model = dataclasses.replace(loaded, is_triton=True)
     loop = Loop(model, num_pages=32, max_running=3, max_step_tokens=20)
 
-    answers = loop.generate(PROMPTS, NUM_NEW)
+    answers = [one.tokens for one in loop.generate(PROMPTS, NUM_NEW)]
 
     loop.close()
     assert answers == [generate(folder, prompt) for prompt in PROMPTS]
