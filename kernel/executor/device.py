@@ -1,6 +1,7 @@
 """Which device and precision a model runs in, and how much memory its pages may take."""
 
 import os
+from dataclasses import dataclass
 
 import torch
 
@@ -42,6 +43,19 @@ def pick_dtype(wanted: str, device: torch.device, weight_bytes: int) -> torch.dt
         known = ", ".join(("auto", *_DTYPES))
         raise E_MODEL(f"unknown dtype {wanted!r}; known: {known}", field="dtype")
     return _DTYPES[wanted]
+
+
+@dataclass(frozen=True)
+class StepLimits:
+    """How many sequences run at once, and how many tokens a step has."""
+
+    max_running: int
+    max_tokens: int
+
+
+def pick_step_limits(device: torch.device) -> StepLimits:
+    """Enough to keep a device busy, and no step so long that those who decode wait for it."""
+    return StepLimits(256, 1024) if device.type == "cuda" else StepLimits(64, 512)
 
 
 def count_page_bytes(device: torch.device, step_bytes: int = 0) -> int:

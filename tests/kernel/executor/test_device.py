@@ -8,6 +8,7 @@ from llmos.kernel.executor.device import (
     count_page_bytes,
     pick_device,
     pick_dtype,
+    pick_step_limits,
 )
 from llmos.syscalls.errors import E_MODEL
 
@@ -46,6 +47,13 @@ def test_an_apple_gpu_computes_in_float32_unless_it_is_told_otherwise() -> None:
 
 def test_a_device_whose_memory_is_the_host_s_has_no_tier_there() -> None:
     assert count_host_tier_bytes(CPU) == count_host_tier_bytes(MPS) == 0
+
+
+def test_a_device_with_more_room_runs_more_at_once() -> None:
+    gpu, cpu = pick_step_limits(torch.device("cuda")), pick_step_limits(CPU)
+
+    assert gpu.max_running > cpu.max_running
+    assert gpu.max_tokens > cpu.max_tokens > cpu.max_running
 
 
 def test_pages_get_a_share_of_what_is_free() -> None:
