@@ -70,7 +70,8 @@ class PaddedDecoder:
         self._rows = Rows.make(most, num_pages, model.device, pin=False)
         self._all = torch.arange(most, device=model.device)
         self._steps = {size: self._make_step(size, num_pages) for size in self._sizes}
-        self._graphs: dict[int, tuple[torch.cuda.CUDAGraph, torch.Tensor]] = {}
+        self._logits = torch.empty(0)
+        self._graphs: dict[int, torch.cuda.CUDAGraph] = {}
 
     def _make_step(self, size: int, num_pages: int) -> tuple[Step, Layout]:
         rows, pool = self._rows, self._pool
@@ -99,11 +100,10 @@ class PaddedDecoder:
         size = next(size for size in self._sizes if size >= len(works))
         self._fill(works, size)
         if size in self._graphs:
-            graph, logits = self._graphs[size]
-            graph.replay()
+            self._graphs[size].replay()
         else:
-            logits = self._run(size)
-        return logits[: len(works)]
+            self._run(size)
+        return self._logits[: len(works)]
 
     def _fill(self, works: Seq[Work], size: int) -> None:
         host, num_rows, page_size = self._host, len(works), self._pool.page_size
@@ -125,14 +125,19 @@ class PaddedDecoder:
         host.tokens.numpy()[num_rows:size] = host.positions.numpy()[num_rows:size] = 0
         self._rows.copy_from(host, size)
 
-    def _run(self, size: int) -> torch.Tensor:
+    def _run(self, size: int) -> None:
+        """One pass over what is in the rows. Its logits go to one place, so that graphs may use
+        each other's memory."""
         step, layout = self._steps[size]
         rows = self._rows
         self._pool.prepare(step, layout)
         with using(step):
-            return self._model.compute_logits(
+            logits = self._model.compute_logits(
                 rows.tokens[:size], rows.positions[:size], self._all[:size]
             )
+        if not len(self._logits):
+            self._logits = logits.new_empty(len(self._all), logits.shape[1])
+        self._logits[:size].copy_(logits)
 
     @torch.inference_mode()
     def capture(self) -> None:
@@ -152,7 +157,7 @@ class PaddedDecoder:
                 reason,
             )
 
-    def _record(self, size: int) -> tuple[torch.cuda.CUDAGraph, torch.Tensor]:
+    def _record(self, size: int) -> torch.cuda.CUDAGraph:
         """Run once so that everything is compiled and in place, then once more to record it."""
         self._fill([], size)
         main = torch.cuda.current_stream()
@@ -161,11 +166,11 @@ class PaddedDecoder:
         with torch.cuda.stream(side):
             self._run(size)
         main.wait_stream(side)
-        memory = next(iter(self._graphs.values()))[0].pool() if self._graphs else None
+        memory = next(iter(self._graphs.values())).pool() if self._graphs else None
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=memory, capture_error_mode="thread_local"):
-            logits = self._run(size)
-        return graph, logits
+            self._run(size)
+        return graph
 
 
 def list_sizes(max_running: int) -> list[int]:

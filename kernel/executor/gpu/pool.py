@@ -130,7 +130,8 @@ class TritonPool:
         ops.attend[(len(tiles), shape.num_heads, num_turns)](
             query, self.keys[layer], self.values[layer], parts, lse, tiles, layout.tables,
             layout.tables.stride(0), query.stride(1), query.stride(2),
-            out.stride(2), out.stride(1), parts.stride(0), lse.stride(0), scale, softcap or 0.0,
+            out.stride(2), out.stride(1), parts.stride(0), lse.stride(0),
+            float(scale), float(softcap or 0.0),
             NUM_HEADS=shape.num_heads, NUM_GROUPS=num_query_heads // shape.num_heads,
             KEY_DIM=shape.key_dim, VALUE_DIM=shape.value_dim,
             WINDOW=window or 0, HAS_SOFTCAP=softcap is not None, NUM_TURNS=num_turns,

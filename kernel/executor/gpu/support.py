@@ -35,7 +35,10 @@ def runs_ops(device: torch.device) -> bool:
 
 
 def attends_to_itself(device: torch.device) -> bool:
-    """Whether a token that sees itself alone gets its own value."""
+    """Whether a token that sees itself alone gets its own value. Raises RuntimeError with what
+    Triton says where it cannot compile."""
+    from triton.errors import TritonError
+
     from .pool import TritonPool
 
     size = 16
@@ -49,8 +52,11 @@ def attends_to_itself(device: torch.device) -> bool:
     )
     row = torch.arange(1.0, size + 1, device=device).view(1, 1, 1, size)
     step = Step(pool, np.zeros(1, np.int64), 1, [Chunk(0, 1, 0, np.zeros(1, np.int32))])
-    pool.write(0, row, row, step)
-    return torch.equal(pool.attend(0, row, step, 1.0, None, None), row)
+    try:
+        pool.write(0, row, row, step)
+        return torch.equal(pool.attend(0, row, step, 1.0, None, None), row)
+    except TritonError as error:
+        raise RuntimeError(str(error).strip().partition("\n")[0]) from error
 
 
 def count_programs(device: torch.device) -> int:
