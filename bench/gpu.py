@@ -95,20 +95,21 @@ def count_step_bytes(shape: Qwen3Config, itemsize_bytes: int, num_tokens: int) -
     layer = 2 * shape.num_key_value_heads * shape.head_dim
     head = shape.vocab_size * shape.hidden_size
     pages = num_tokens * layer * shape.num_hidden_layers
-    return (count_product_weights(shape) + head + pages) * itemsize_bytes
+    return int(count_product_weights(shape) + head + pages) * itemsize_bytes
 
 
 def count_product_weights(shape: Qwen3Config) -> int:
     """The weights of all layers' matrices, without embedding and head."""
     heads = shape.num_attention_heads + shape.num_key_value_heads
     attention = 2 * shape.hidden_size * heads * shape.head_dim
-    return shape.num_hidden_layers * (attention + 3 * shape.hidden_size * shape.intermediate_size)
+    layer = attention + 3 * shape.hidden_size * shape.intermediate_size
+    return int(shape.num_hidden_layers * layer)
 
 
 def count_prefill_operations(shape: Qwen3Config, num_prompt: int) -> float:
     """Additions and multiplications of a prompt: products with weights, and attention's."""
     width = shape.num_hidden_layers * shape.num_attention_heads * shape.head_dim
-    return 2.0 * num_prompt * count_product_weights(shape) + 2.0 * width * num_prompt**2
+    return 2.0 * num_prompt * count_product_weights(shape) + 2.0 * float(width) * num_prompt**2
 
 
 def compute_step_seconds(timestamps: Sequence[Sequence[float]]) -> float:

@@ -53,9 +53,13 @@ class StepLimits:
     max_tokens: int
 
 
-def pick_step_limits(device: torch.device) -> StepLimits:
-    """Enough to keep a device busy, and no step so long that those who decode wait for it."""
-    return StepLimits(256, 1024) if device.type == "cuda" else StepLimits(64, 512)
+def pick_step_limits(
+    device: torch.device, max_running: int | None = None, max_tokens: int | None = None
+) -> StepLimits:
+    """What is wanted, else enough to keep the device busy with no step so long that those who
+    decode wait for it."""
+    usual = StepLimits(256, 1024) if device.type == "cuda" else StepLimits(64, 512)
+    return StepLimits(max_running or usual.max_running, max_tokens or usual.max_tokens)
 
 
 def count_page_bytes(device: torch.device, step_bytes: int = 0) -> int:

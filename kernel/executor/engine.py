@@ -14,7 +14,7 @@ from .attention import LayerShape
 from .batch import Work
 from .chat import ChatEncoder
 from .detokenizer import Detokenizer
-from .device import count_page_bytes, pick_step_limits
+from .device import StepLimits, count_page_bytes, pick_step_limits
 from .generation import Generation, resolve_sampling
 from .grammar import GrammarCompiler
 from .hints import Owners
@@ -61,16 +61,11 @@ class Engine:
     ) -> None:
         started = time.monotonic()
         self._model = model = load_model(spec)
-        limits = pick_step_limits(model.device)
-        max_running = max_running or limits.max_running
-        max_step_tokens = max_step_tokens or limits.max_tokens
-        step_bytes = measure_step_bytes(
-            model, num_tokens=max_step_tokens, num_sequences=max_running, page_size=PAGE_SIZE
-        )
-        num_pages = num_pages or _count_pages(model, max_running, step_bytes)
+        limits = pick_step_limits(model.device, max_running, max_step_tokens)
+        num_pages = num_pages or _count_pages(model, limits)
         self._max_model_len = min(model.max_model_len, num_pages * PAGE_SIZE)
         self._runner = Runner(
-            model, num_pages=num_pages, page_size=PAGE_SIZE, max_running=max_running
+            model, num_pages=num_pages, page_size=PAGE_SIZE, max_running=limits.max_running
         )
         self._runner.capture()
         self._cost = ComputeCost(page_size=PAGE_SIZE, num_pages=num_pages)
@@ -87,8 +82,8 @@ class Engine:
         self._scheduler = Scheduler(
             pool,
             page_size=PAGE_SIZE,
-            max_running=max_running,
-            max_step_tokens=max_step_tokens,
+            max_running=limits.max_running,
+            max_step_tokens=limits.max_tokens,
             swap=self._swap,
         )
         self._chat = ChatEncoder(model.tokenizer)
@@ -324,10 +319,16 @@ def _check_messages(messages: tuple[Message, ...]) -> None:
         raise E_ARG("the prompt is empty", field="messages")
 
 
-def _count_pages(model: Model, max_running: int, step_bytes: int) -> int:
+def _count_pages(model: Model, limits: StepLimits) -> int:
     """As many pages as the memory share holds, and no more than all sequences could use."""
     page_bytes = PAGE_SIZE * sum(_count_token_bytes(one, model) for one in model.layers)
-    most = -(-model.max_model_len // PAGE_SIZE) * max_running
+    most = -(-model.max_model_len // PAGE_SIZE) * limits.max_running
+    step_bytes = measure_step_bytes(
+        model,
+        num_tokens=limits.max_tokens,
+        num_sequences=limits.max_running,
+        page_size=PAGE_SIZE,
+    )
     num_pages = min(most, count_page_bytes(model.device, step_bytes) // page_bytes)
     if num_pages < 1:
         raise E_MODEL(f"no memory for a page of {page_bytes} bytes on {model.device}")

@@ -6,10 +6,12 @@ the same work on the same tensors each time, and on CUDA it is recorded once and
 launch instead of some hundreds. Elsewhere, or where recording fails, the same pass runs as it is.
 """
 
+import functools
 import logging
+from collections.abc import Callable
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -26,6 +28,21 @@ _log = logging.getLogger(__name__)
 _SMALL_SIZES = (1, 2, 4)
 _STRIDES = ((32, 8), (128, 16))  # up to this size, sizes are so far apart
 _LARGE_STRIDE = 32
+
+
+class Graph(Protocol):
+    """A recorded pass: torch.cuda.CUDAGraph's share that is used here."""
+
+    def replay(self) -> None:
+        """Do the same again."""
+        ...
+
+    def pool(self) -> Any:
+        """The memory that other graphs may use too."""
+        ...
+
+
+Record = Callable[[Callable[[], None], Graph | None], Graph]
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +88,7 @@ class PaddedDecoder:
         self._all = torch.arange(most, device=model.device)
         self._steps = {size: self._make_step(size, num_pages) for size in self._sizes}
         self._logits = torch.empty(0)
-        self._graphs: dict[int, torch.cuda.CUDAGraph] = {}
+        self._graphs: dict[int, Graph] = {}
 
     def _make_step(self, size: int, num_pages: int) -> tuple[Step, Layout]:
         rows, pool = self._rows, self._pool
@@ -140,37 +157,38 @@ class PaddedDecoder:
         self._logits[:size].copy_(logits)
 
     @torch.inference_mode()
-    def capture(self) -> None:
+    def capture(self, record: Record | None = None) -> None:
         """Record every size, the largest first: the others use its memory.
 
         A model whose pass looks at its own numbers cannot be recorded; it runs all the same.
         """
+        record = record or record_graph
+        largest: Graph | None = None
         try:
             for size in reversed(self._sizes):
-                self._graphs[size] = self._record(size)
+                self._fill([], size)
+                self._graphs[size] = record(functools.partial(self._run, size), largest)
+                largest = largest or self._graphs[size]
         except RuntimeError as error:
             self._graphs.clear()
             reason = str(error).strip().partition("\n")[0]
-            _log.warning(
-                "decode without CUDA graphs: %s cannot be captured: %s",
-                self._model.architecture,
-                reason,
-            )
+            name = self._model.architecture
+            _log.warning("decode without CUDA graphs: %s cannot be captured: %s", name, reason)
 
-    def _record(self, size: int) -> torch.cuda.CUDAGraph:
-        """Run once so that everything is compiled and in place, then once more to record it."""
-        self._fill([], size)
-        main = torch.cuda.current_stream()
-        side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        side.wait_stream(main)
-        with torch.cuda.stream(side):
-            self._run(size)
-        main.wait_stream(side)
-        memory = next(iter(self._graphs.values())).pool() if self._graphs else None
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=memory, capture_error_mode="thread_local"):
-            self._run(size)
-        return graph
+
+def record_graph(run: Callable[[], None], largest: Graph | None) -> Graph:
+    """Run once so that everything is compiled and in place, then once more to record it."""
+    main = torch.cuda.current_stream()
+    side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    side.wait_stream(main)
+    with torch.cuda.stream(side):
+        run()
+    main.wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    memory = largest.pool() if largest else None
+    with torch.cuda.graph(graph, pool=memory, capture_error_mode="thread_local"):
+        run()
+    return graph
 
 
 def list_sizes(max_running: int) -> list[int]:

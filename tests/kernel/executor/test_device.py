@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from llmos.kernel.executor.device import (
+    StepLimits,
     count_host_tier_bytes,
     count_page_bytes,
     pick_device,
@@ -54,6 +55,7 @@ def test_a_device_with_more_room_runs_more_at_once() -> None:
 
     assert gpu.max_running > cpu.max_running
     assert gpu.max_tokens > cpu.max_tokens > cpu.max_running
+    assert pick_step_limits(CPU, 3, 17) == StepLimits(3, 17)
 
 
 def test_pages_get_a_share_of_what_is_free() -> None:

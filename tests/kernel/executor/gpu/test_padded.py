@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from llmos.kernel.executor.attention import Chunk, Step, using
 from llmos.kernel.executor.batch import Work
 from llmos.kernel.executor.model import Model, load_model
-from llmos.kernel.executor.padded import PaddedDecoder, list_sizes
+from llmos.kernel.executor.padded import Graph, PaddedDecoder, list_sizes
 from llmos.kernel.executor.pools import AnyPool, make_pool, make_triton_pool
 from llmos.kernel.executor.protocol import Load
 from llmos.kernel.executor.sequence import ResolvedSampling, Sequence
@@ -101,6 +101,64 @@ def compute(
     )
     with using(Step(pool, slots, len(works), chunks)):
         return model.compute_logits(tokens, places, torch.arange(len(works), device=DEVICE))
+
+
+class Again:
+    """A graph that runs the pass again."""
+
+    def __init__(self, run: Callable[[], None]) -> None:
+        self._run = run
+        self.num_replays = 0
+
+    def replay(self) -> None:
+        self.num_replays += 1
+        self._run()
+
+    def pool(self) -> int:
+        return 1
+
+
+@torch.inference_mode()
+def test_a_recorded_size_is_replayed_with_its_own_numbers(model: Model) -> None:
+    graphs: list[Again] = []
+
+    def record(run: Callable[[], None], largest: Graph | None) -> Again:
+        assert largest is (graphs[0] if graphs else None)
+        graphs.append(Again(run))
+        return graphs[-1]
+
+    pool = make_triton_pool(model, num_pages=4, page_size=16)
+    decoder = PaddedDecoder(model, pool, max_running=2)
+    works = [Work(make_sequence([7], [page], num_computed=0), 1) for page in (0, 1)]
+    before = decoder.compute_logits(works).clone()
+    decoder.capture(record)
+
+    after = decoder.compute_logits(works)
+
+    assert decoder.num_graphs == 2
+    assert [graph.num_replays for graph in graphs] == [1, 0]
+    assert torch.equal(after, before)
+
+
+@torch.inference_mode()
+def test_what_cannot_be_recorded_runs_all_the_same_and_is_told_once(
+    model: Model, caplog: pytest.LogCaptureFixture
+) -> None:
+    def record(run: Callable[[], None], largest: Graph | None) -> Again:
+        if largest:
+            raise RuntimeError("operation not permitted when stream is capturing\nmore of it")
+        return Again(run)
+
+    pool = make_triton_pool(model, num_pages=4, page_size=16)
+    decoder = PaddedDecoder(model, pool, max_running=4)
+
+    decoder.capture(record)
+
+    assert decoder.num_graphs == 0
+    (told,) = caplog.messages
+    assert told.endswith("cannot be captured: operation not permitted when stream is capturing")
+    works = [Work(make_sequence([7], [0], num_computed=0), 1)]
+    assert decoder.compute_logits(works).isfinite().all()
 
 
 def test_only_decodes_of_generations_are_taken(model: Model) -> None:
