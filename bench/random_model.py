@@ -1,4 +1,4 @@
-"""Random-weight models that the benchmarks run: the bundled model's shape, and Qwen3-0.6B's.
+"""Random-weight models that the benchmarks run: the bundled model's shape, Qwen3-0.6B's and 8B's.
 
 Random weights cost the same per token as trained ones. Seeded, so that two machines make the same
 model. The large one is kept in the user's cache folder, never in the repository.
@@ -40,6 +40,18 @@ QWEN3_06B_SHAPE = Qwen3Config(
     max_position_embeddings=4096,
     rope_theta=1_000_000.0,
     tie_word_embeddings=True,
+)
+QWEN3_8B_SHAPE = Qwen3Config(
+    vocab_size=151936,
+    hidden_size=4096,
+    intermediate_size=12288,
+    num_hidden_layers=36,
+    num_attention_heads=32,
+    num_key_value_heads=8,
+    head_dim=128,
+    max_position_embeddings=4096,
+    rope_theta=1_000_000.0,
+    tie_word_embeddings=False,
 )
 
 

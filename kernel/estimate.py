@@ -13,8 +13,7 @@ import msgspec
 from .devices import HOST, Device
 from .modelfiles import ModelFiles, find_text_config
 
-MAX_RUNNING = 64  # the executor's, as are the next two
-MAX_STEP_TOKENS = 512
+HOST_LIMITS, GPU_LIMITS = (64, 512), (256, 1024)  # sequences and tokens of a step: the executor's
 CACHED_BYTES = 64 << 20
 MIN_CONTEXT_TOKENS = 2048
 _HOST_PROCESS_BYTES = 256 << 20
@@ -41,6 +40,7 @@ class Estimate(msgspec.Struct, frozen=True):
     working_bytes: int
     token_bytes: int
     window_tokens: int
+    max_running: int
 
     @property
     def min_context_tokens(self) -> int:
@@ -56,7 +56,7 @@ class Estimate(msgspec.Struct, frozen=True):
     @property
     def max_pool_bytes(self) -> int:
         """All pages that as many generations as may run can fill."""
-        return self.token_bytes * self.window_tokens * MAX_RUNNING
+        return self.token_bytes * self.window_tokens * self.max_running
 
     def count_context_tokens(self, free_bytes: int) -> int:
         """How long a conversation may be that has so much memory for itself and the model."""
@@ -71,6 +71,7 @@ def estimate_model(name: str, files: ModelFiles, device: Device) -> Estimate:
     config = find_text_config(files.config)
     dtype = pick_dtype(device, files)
     is_host = device.name == HOST
+    max_running, _ = HOST_LIMITS if is_host else GPU_LIMITS
     return Estimate(
         model=name,
         dtype=dtype,
@@ -79,6 +80,7 @@ def estimate_model(name: str, files: ModelFiles, device: Device) -> Estimate:
         working_bytes=_count_working_bytes(config, is_host=is_host),
         token_bytes=count_token_numbers(files) * _ITEM_BYTES[dtype],
         window_tokens=_find_number(config, _WINDOWS) or MIN_CONTEXT_TOKENS,
+        max_running=max_running,
     )
 
 
@@ -119,8 +121,9 @@ def _count_working_bytes(config: dict[str, Any], *, is_host: bool) -> int:
     """The process and one step of as many tokens as a step may have."""
     hidden = _find_number(config, _HIDDEN)
     inner = _find_number(config, ("intermediate_size", "n_inner")) or 4 * hidden
-    activations = MAX_STEP_TOKENS * (8 * hidden + 3 * inner)
-    logits = MAX_RUNNING * _find_number(config, ("vocab_size",)) * _NUM_LOGIT_COPIES
+    max_running, max_tokens = HOST_LIMITS if is_host else GPU_LIMITS
+    activations = max_tokens * (8 * hidden + 3 * inner)
+    logits = max_running * _find_number(config, ("vocab_size",)) * _NUM_LOGIT_COPIES
     process_bytes = _HOST_PROCESS_BYTES if is_host else _CUDA_PROCESS_BYTES
     return process_bytes + 4 * (activations + logits)
 

@@ -24,7 +24,7 @@ from .attention import LayerShape
 from .batch import Work
 from .chat import ChatEncoder
 from .detokenizer import Detokenizer
-from .device import count_page_bytes
+from .device import StepLimits, count_page_bytes, pick_step_limits
 from .generation import Generation, resolve_sampling
 from .grammar import GrammarCompiler
 from .hints import Owners
@@ -53,11 +53,10 @@ from .shortage import is_out_of_memory
 from .tiers import build_swap
 from .toolcalls import MARKERS, ToolCallParser, detect_family
 from .toolgrammar import write_call_grammar
+from .warmup import measure_step_bytes
 from .worth import ComputeCost
 
 PAGE_SIZE = 16
-MAX_RUNNING = 64
-MAX_STEP_TOKENS = 512
 _log = logging.getLogger(__name__)
 
 
@@ -74,15 +73,23 @@ class Engine:
         model: Model | None = None,
         num_pages: int | None = None,
         num_host_pages: int | None = None,
-        max_running: int = MAX_RUNNING,
-        max_step_tokens: int = MAX_STEP_TOKENS,
+        max_running: int | None = None,
+        max_step_tokens: int | None = None,
     ) -> None:
         started = time.monotonic()
         self._model = model = model or load_model(spec)
-        num_pages = num_pages or _count_pages(model, spec.max_pool_bytes)
+        limits = pick_step_limits(model.device, max_running, max_step_tokens)
+        num_pages = num_pages or _count_pages(model, limits, spec.max_pool_bytes)
         self._max_model_len = min(model.max_model_len, num_pages * PAGE_SIZE)
         self.meter = Meter()
-        self._runner = Runner(model, self.meter, num_pages=num_pages, page_size=PAGE_SIZE)
+        self._runner = Runner(
+            model,
+            self.meter,
+            num_pages=num_pages,
+            page_size=PAGE_SIZE,
+            max_running=limits.max_running,
+        )
+        self._runner.capture()
         self._cost = ComputeCost(page_size=PAGE_SIZE, num_pages=num_pages)
         pool = PagePool(num_pages, cost=self._cost)
         self._swap = build_swap(
@@ -98,22 +105,13 @@ class Engine:
         self._scheduler = Scheduler(
             pool,
             page_size=PAGE_SIZE,
-            max_running=max_running,
-            max_step_tokens=max_step_tokens,
+            max_running=limits.max_running,
+            max_step_tokens=limits.max_tokens,
             swap=self._swap,
         )
         min_pages = -(-self._max_model_len // PAGE_SIZE)
         self._relief = Relief(self._scheduler, self._runner, self._swap, min_pages=min_pages)
-        self._chat = ChatEncoder(model.tokenizer)
-        added = model.tokenizer.get_added_vocab()
-        self._family = detect_family(self._chat.template_text, tuple(added))
-        self._hidden = frozenset(model.tokenizer.all_special_ids)
-        self._hidden_with_tools = self._hidden - {added[one] for one in MARKERS if one in added}
-        self._markers = {one: added[one] for one in MARKERS if added.get(one) in self._hidden}
-        self._ends = _find_ends(model)
-        self._grammars = GrammarCompiler(
-            model.tokenizer, num_logits=model.network.config.vocab_size, ends=self._ends
-        )
+        self._learn_words(model)
         self._generations: dict[int, Generation] = {}
         self._measurements = Measurements(
             self._scheduler,
@@ -126,6 +124,19 @@ class Engine:
         self._num_steps = 0
         self._num_tokens = [0, 0, 0]
         self.loaded = self._describe(spec, num_pages, time.monotonic() - started)
+
+    def _learn_words(self, model: Model) -> None:
+        """What the tokenizer and its template mean: tool calls, hidden tokens, ends, grammars."""
+        self._chat = ChatEncoder(model.tokenizer)
+        added = model.tokenizer.get_added_vocab()
+        self._family = detect_family(self._chat.template_text, tuple(added))
+        self._hidden = frozenset(model.tokenizer.all_special_ids)
+        self._hidden_with_tools = self._hidden - {added[one] for one in MARKERS if one in added}
+        self._markers = {one: added[one] for one in MARKERS if added.get(one) in self._hidden}
+        self._ends = _find_ends(model)
+        self._grammars = GrammarCompiler(
+            model.tokenizer, num_logits=model.network.config.vocab_size, ends=self._ends
+        )
 
     def _describe(self, spec: Load, num_pages: int, load_seconds: float) -> Loaded:
         model = self._model
@@ -401,11 +412,18 @@ def _check_messages(messages: tuple[Message, ...]) -> None:
         raise E_ARG("the prompt is empty", field="messages")
 
 
-def _count_pages(model: Model, max_pool_bytes: int | None) -> int:
+def _count_pages(model: Model, limits: StepLimits, max_pool_bytes: int | None) -> int:
     """As many pages as the memory share holds, and no more than all sequences could use."""
     page_bytes = PAGE_SIZE * sum(_count_token_bytes(one, model) for one in model.layers)
-    most = -(-model.max_model_len // PAGE_SIZE) * MAX_RUNNING
-    num_pages = min(most, count_page_bytes(model.device, max_pool_bytes) // page_bytes)
+    most = -(-model.max_model_len // PAGE_SIZE) * limits.max_running
+    step_bytes = measure_step_bytes(
+        model,
+        num_tokens=limits.max_tokens,
+        num_sequences=limits.max_running,
+        page_size=PAGE_SIZE,
+    )
+    free_bytes = count_page_bytes(model.device, max_pool_bytes, step_bytes)
+    num_pages = min(most, free_bytes // page_bytes)
     if num_pages < 1:
         raise E_MODEL(f"no memory for a page of {page_bytes} bytes on {model.device}")
     return num_pages

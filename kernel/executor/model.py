@@ -20,6 +20,7 @@ from llmos.syscalls.errors import E_MODEL
 from .attention import ATTENTION_NAME, LayerShape, attend, probing
 from .checkpoint import compute_fingerprint, find_checkpoint
 from .device import pick_device, pick_dtype
+from .gpu.support import runs_ops
 from .native.library import compute_digest, has_native_kernels, list_instructions
 from .native.modules import replace_modules
 from .native.pool import fits
@@ -42,6 +43,7 @@ class Model:
     device: torch.device
     dtype: torch.dtype
     is_native: bool  # whether the compiled kernels run it
+    is_triton: bool  # whether Triton's ops compute its attention
     architecture: str
     num_parameters: int
     max_model_len: int
@@ -64,6 +66,8 @@ def load_model(spec: Load) -> Model:
     """Load from a folder or the hub. Raises E_MODEL with the reason and, if any, the fix."""
     folder = find_checkpoint(spec.model)
     device = pick_device(spec.device)
+    if device.index is not None and device.type == "cuda":
+        torch.cuda.set_device(device)  # ops, streams and graphs are the current device's
     weight_bytes = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
     dtype = pick_dtype(spec.dtype, device, weight_bytes)
     set_verbosity_error()
@@ -85,6 +89,7 @@ def load_model(spec: Load) -> Model:
         device=device,
         dtype=dtype,
         is_native=is_native,
+        is_triton=runs_ops(device),
         architecture=type(network).__name__,
         num_parameters=num_parameters,
         max_model_len=_find_window(config, spec.max_model_len),

@@ -19,7 +19,7 @@ class PageBytes:
     """Reads and writes pages of pools: tensors with all pages' numbers one after another."""
 
     def __init__(self, pools: Sequence[torch.Tensor], *, num_pages: int) -> None:
-        self.is_synchronous = pools[0].device.type == "cpu"
+        self.is_synchronous = pools[0].device.type != "cuda"
         self.attach(pools, num_pages=num_pages)
         sizes = [row.shape[1] for row in self._rows]
         ends = np.cumsum(sizes).tolist()
@@ -35,7 +35,8 @@ class PageBytes:
     def attach(self, pools: Sequence[torch.Tensor], *, num_pages: int) -> None:
         """Read and write these pools, whose pages are as large as those before."""
         self._rows = [pool.view(num_pages, -1).view(torch.uint8) for pool in pools]
-        self._host_rows = [row.numpy() for row in self._rows] if self.is_synchronous else []
+        is_host = pools[0].device.type == "cpu"
+        self._host_rows = [row.numpy() for row in self._rows] if is_host else []
 
     def detach(self) -> None:
         """Hold no pool, so that its memory can be given back."""
@@ -52,8 +53,7 @@ class PageBytes:
         """A copy of a page."""
         buffer = self.make_buffer()
         if self.is_synchronous:
-            for row, span in zip(self._host_rows, self._spans, strict=True):
-                buffer[span] = row[page]
+            self._read_into(buffer, page)
             return buffer
         main = torch.cuda.current_stream(self._staging.device)
         self._stream.wait_stream(main)
@@ -66,8 +66,7 @@ class PageBytes:
     def write_page(self, page: int, buffer: Buffer) -> None:
         """Fill a page; the step after this sees it."""
         if self.is_synchronous:
-            for row, span in zip(self._host_rows, self._spans, strict=True):
-                row[page] = buffer[span]
+            self._write_from(buffer, page)
             return
         main = torch.cuda.current_stream(self._staging.device)
         self._stream.wait_stream(main)
@@ -76,6 +75,22 @@ class PageBytes:
             torch._foreach_copy_([row[page] for row in self._rows], self._parts)
         main.wait_stream(self._stream)
         self._keep_until_arrival(buffer)
+
+    def _read_into(self, buffer: Buffer, page: int) -> None:
+        if self._host_rows:
+            for host_row, span in zip(self._host_rows, self._spans, strict=True):
+                buffer[span] = host_row[page]
+        else:
+            for row, span in zip(self._rows, self._spans, strict=True):
+                buffer[span] = row[page].cpu().numpy()
+
+    def _write_from(self, buffer: Buffer, page: int) -> None:
+        if self._host_rows:
+            for host_row, span in zip(self._host_rows, self._spans, strict=True):
+                host_row[page] = buffer[span]
+        else:
+            for row, span in zip(self._rows, self._spans, strict=True):
+                row[page].copy_(torch.from_numpy(buffer[span]))
 
     def _keep_until_arrival(self, buffer: Buffer) -> None:
         event = torch.cuda.Event()  # type: ignore[no-untyped-call]

@@ -16,8 +16,8 @@ from .batch import Numbers, Work, pack
 from .masks import MaskMaker, PendingMasks
 from .meter import Meter
 from .model import Model
-from .native.pool import NativePool
-from .plain import PlainPool
+from .padded import PaddedDecoder
+from .pools import AnyPool, make_pool, make_triton_pool
 from .reading import Pooled, Reading, Sampled, find_rows, measure, read_scores
 from .sampler import sample
 from .shortage import is_out_of_memory
@@ -26,23 +26,28 @@ from .shortage import is_out_of_memory
 class Runner:
     """The model and its pool of keys and values."""
 
-    def __init__(self, model: Model, meter: Meter, *, num_pages: int, page_size: int) -> None:
+    def __init__(
+        self, model: Model, meter: Meter, *, num_pages: int, page_size: int, max_running: int
+    ) -> None:
         self._model = model
         self._meter = meter
         self._page_size = page_size
         self._masks = MaskMaker()
         self._hidden = torch.empty(0)
-        self.pool: NativePool | PlainPool
-        if model.is_native:
-            self.pool = NativePool(model.layers, num_pages=num_pages)
+        self.pool: AnyPool
+        self._decoder: PaddedDecoder | None = None
+        if model.is_triton:
+            self.pool = pool = make_triton_pool(model, num_pages=num_pages, page_size=page_size)
+            self._decoder = PaddedDecoder(model, pool, max_running=max_running)
         else:
-            self.pool = PlainPool(
-                model.layers,
-                num_pages=num_pages,
-                page_size=page_size,
-                dtype=model.dtype,
-                device=model.device,
-            )
+            self.pool = make_pool(model, num_pages=num_pages, page_size=page_size)
+
+    def capture(self) -> int:
+        """Record decode steps where the device can replay them; how many are recorded."""
+        if self._decoder is None or self._model.device.type != "cuda":
+            return 0
+        self._decoder.capture()
+        return self._decoder.num_graphs
 
     @torch.inference_mode()
     def run(self, works: Seq[Work]) -> list[Reading | None]:
@@ -53,20 +58,29 @@ class Runner:
         self._meter.enter("pack")
         starts = list(accumulate((work.num_tokens for work in works[:-1]), initial=0))
         wanted = [find_rows(work) for work in works]
-        rows = [start + row for start, rows in zip(starts, wanted, strict=True) for row in rows]
-        tokens, positions, slots = pack(works, self._page_size)
         masks = self._masks.begin([work.sequence for work in works if _samples(work)])
-        step = self._build_step(works, starts, slots)
-        sent = self._send(tokens), self._send(positions), self._send(np.array(rows or [0]))
-        base = self._model.network.base_model
-        self._meter.enter("forward")
-        with using(step), base.register_forward_hook(self._keep_hidden):
-            logits = self._model.compute_logits(*sent)
+        if self._decoder is not None and self._decoder.takes(works):
+            self._meter.enter("forward")
+            logits = self._decoder.compute_logits(works)
+        else:
+            logits = self._compute_logits(works, starts, wanted)
         self._meter.enter("sample")
         readings: list[Reading | None] = [None] * len(works)
         self._read_texts(works, wanted, logits, starts, readings)
         self._sample(works, wanted, logits, masks, readings)
         return readings
+
+    def _compute_logits(
+        self, works: Seq[Work], starts: list[int], wanted: list[range]
+    ) -> torch.Tensor:
+        rows = [start + row for start, rows in zip(starts, wanted, strict=True) for row in rows]
+        tokens, positions, slots = pack(works, self._page_size)
+        step = self._build_step(works, starts, slots)
+        sent = self._send(tokens), self._send(positions), self._send(np.array(rows or [0]))
+        base = self._model.network.base_model
+        self._meter.enter("forward")
+        with using(step), base.register_forward_hook(self._keep_hidden):
+            return self._model.compute_logits(*sent)
 
     def _read_texts(
         self,
@@ -131,6 +145,8 @@ class Runner:
         Memory is given back if nobody else holds the tensors before.
         """
         pool = self.pool
+        if self._decoder is not None:
+            self._decoder.forget_graphs()
         for tensors in (pool.keys, pool.values):
             for index in range(len(tensors)):
                 tensors[index] = _cut(tensors[index], pool.num_pages, num_pages)

@@ -92,6 +92,8 @@ def _draw(logits: torch.Tensor, sequences: list[Sequence]) -> list[int]:
     other rows are sorted as a whole, with the same result.
     """
     parameters = [one.sampling for one in sequences]
+    if logits.device.type == "mps":
+        logits = logits.cpu()  # it has no float64, which the sums are in
     logits = logits / _column([one.temperature for one in parameters], logits)
     probabilities = torch.softmax(logits, -1)
     uniform = draw_uniform([one.seed for one in parameters], [len(one.tokens) for one in sequences])

@@ -55,6 +55,7 @@ from ..protocol import (
     StatusReply,
     TraceModel,
 )
+from ..stats import StatsReply
 from ..terminal import NOBODY, Terminal
 
 MAX_SUMMARY_CHARS = 200

@@ -6,7 +6,7 @@ import pytest
 
 from llmos.kernel.capability import Capabilities
 from llmos.kernel.drivers.echo import EchoDriver
-from llmos.kernel.handlers.generation import load
+from llmos.kernel.handlers.generation import announce_load
 from llmos.kernel.machine import Machine
 from llmos.kernel.models import Model
 from llmos.kernel.process import Process
@@ -225,9 +225,8 @@ async def test_a_load_is_announced_once_however_many_wait_for_it(attach: Attach)
     process.terminal = Terminal()
     model = Model(EchoDriver())
 
-    async with anyio.create_task_group() as tasks:
-        for _ in range(8):
-            tasks.start_soon(load, process, "large", model)
+    for _ in range(8):
+        announce_load(process, "large", model)()
     process.terminal.close()
 
     assert await process.terminal.next_event() == Notice("loading model large")

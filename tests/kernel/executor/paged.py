@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from llmos.kernel.executor.attention import Chunk, LayerShape, Step, Window
+from llmos.kernel.executor.attention import Chunk, LayerShape, Pool, Step, Window
 from llmos.kernel.executor.native.pool import NativePool
 from llmos.kernel.executor.plain import PlainPool
 
@@ -41,13 +41,14 @@ class Story:
         *,
         page_seed: int = 0,
         dtype: torch.dtype = torch.bfloat16,
+        device: str = "cpu",
     ) -> None:
         generator = torch.Generator().manual_seed(1)
 
         def draw(length: int, num_heads: int, dim: int) -> torch.Tensor:
-            return torch.randn(length, num_heads, dim, generator=generator).to(dtype)
+            return torch.randn(length, num_heads, dim, generator=generator).to(device, dtype)
 
-        self.kind, self.dtype = kind, dtype
+        self.kind, self.dtype, self.device = kind, dtype, torch.device(device)
         num_query_heads = kind.num_heads * kind.num_groups
         self.queries = [draw(length, num_query_heads, kind.key_dim) for length in lengths]
         self.keys = [draw(length, kind.num_heads, kind.key_dim) for length in lengths]
@@ -65,10 +66,10 @@ class Story:
             num_pages=NUM_PAGES,
             page_size=PAGE_SIZE,
             dtype=self.dtype,
-            device=torch.device("cpu"),
+            device=self.device,
         )
 
-    def run(self, pool: NativePool | PlainPool, *steps: Sequence[Cut]) -> list[torch.Tensor]:
+    def run(self, pool: Pool, *steps: Sequence[Cut]) -> list[torch.Tensor]:
         """What each sequence's computed tokens got, [tokens, heads, value dim], step by step."""
         found: list[list[torch.Tensor]] = [[] for _ in self.queries]
         for cuts in steps:
@@ -79,7 +80,7 @@ class Story:
                 row += stop - start
         return [torch.cat(rows) if rows else torch.empty(0) for rows in found]
 
-    def _run_step(self, pool: NativePool | PlainPool, cuts: Sequence[Cut]) -> torch.Tensor:
+    def _run_step(self, pool: Pool, cuts: Sequence[Cut]) -> torch.Tensor:
         step, kind = self._build_step(pool, cuts), self.kind
 
         def pack(parts: list[torch.Tensor]) -> torch.Tensor:
@@ -90,7 +91,7 @@ class Story:
         scale = kind.key_dim**-0.5
         return pool.attend(0, pack(self.queries), step, scale, kind.window, kind.softcap)[0]
 
-    def _build_step(self, pool: NativePool | PlainPool, cuts: Sequence[Cut]) -> Step:
+    def _build_step(self, pool: Pool, cuts: Sequence[Cut]) -> Step:
         slots, chunks, row = [], [], 0
         for sequence, start, stop in cuts:
             places = np.arange(start, stop)
@@ -112,7 +113,7 @@ class Story:
         scores = query @ key.transpose(1, 2) * kind.key_dim**-0.5
         if kind.softcap:
             scores = torch.tanh(scores / kind.softcap) * kind.softcap
-        place = torch.arange(scores.shape[-1])
+        place = torch.arange(scores.shape[-1], device=self.device)
         seen = place <= place[:, None]
         if kind.window:
             seen &= place > place[:, None] - kind.window

@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM
 
 from llmos.kernel.executor.attention import Chunk, Step, using
 from llmos.kernel.executor.engine import PAGE_SIZE
+from llmos.kernel.executor.meter import Meter
 from llmos.kernel.executor.model import Model, load_model
 from llmos.kernel.executor.protocol import Load
 from llmos.kernel.executor.runner import Runner
@@ -30,7 +31,8 @@ def compute_by_transformers(folder: Path, dtype: torch.dtype) -> torch.Tensor:
 
 def compute_over_pages(model: Model, cuts: Iterable[int]) -> torch.Tensor:
     """The logits of all of TOKENS, computed up to each of these cuts in turn."""
-    pool, start, found = Runner(model, num_pages=9, page_size=PAGE_SIZE).pool, 0, []
+    runner = Runner(model, Meter(), num_pages=9, page_size=PAGE_SIZE, max_running=1)
+    pool, start, found = runner.pool, 0, []
     for stop in cuts:
         places = np.arange(start, stop)
         slots = PAGES[places // PAGE_SIZE].astype(np.int64) * PAGE_SIZE + places % PAGE_SIZE

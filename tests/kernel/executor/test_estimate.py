@@ -15,7 +15,7 @@ from llmos.kernel.devices import HOST, Device, count_private_bytes, read_host
 from llmos.kernel.drivers.driver import Finished, GenerationJob, Grant
 from llmos.kernel.drivers.local import LocalDriver
 from llmos.kernel.estimate import count_token_numbers, estimate_model, pick_dtype
-from llmos.kernel.executor import device, engine
+from llmos.kernel.executor import device
 from llmos.kernel.executor.engine import Engine
 from llmos.kernel.executor.protocol import Load
 from llmos.kernel.modelfiles import ModelFiles, read_model_files
@@ -71,8 +71,9 @@ def test_pages_take_no_more_than_was_granted(qwen3: Path) -> None:
 
 
 def test_the_executors_numbers_are_known_here() -> None:
-    assert estimates.MAX_RUNNING == engine.MAX_RUNNING
-    assert estimates.MAX_STEP_TOKENS == engine.MAX_STEP_TOKENS
+    for name, known in (("cpu", estimates.HOST_LIMITS), ("cuda", estimates.GPU_LIMITS)):
+        limits = device.pick_step_limits(torch.device(name))
+        assert known == (limits.max_running, limits.max_tokens)
     assert estimates.CACHED_BYTES == device.CACHED_BYTES
 
 

@@ -1,0 +1,1 @@
+"""Keys and values in pages on a GPU, by Triton ops of ours."""
