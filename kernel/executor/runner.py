@@ -4,6 +4,7 @@ The model sees one row of tokens with explicit positions; which tokens may see w
 attention function's affair. Logits are computed only where they are read.
 """
 
+from collections.abc import Callable
 from collections.abc import Sequence as Seq
 from itertools import accumulate
 from typing import Any
@@ -46,9 +47,13 @@ class Runner:
             )
 
     @torch.inference_mode()
-    def run(self, works: Seq[Work]) -> list[Reading | None]:
+    def run(
+        self, works: Seq[Work], meanwhile: Callable[[], None] = lambda: None
+    ) -> list[Reading | None]:
         """Compute the work, single tokens first; what each work gives, if it gives anything.
 
+        `meanwhile` is called when the forward pass has been launched: a device that works on its
+        own computes while it runs.
         Keys and values of all tokens are in their pages afterwards.
         """
         self._meter.enter("pack")
@@ -56,16 +61,18 @@ class Runner:
         wanted = [find_rows(work) for work in works]
         rows = [start + row for start, rows in zip(starts, wanted, strict=True) for row in rows]
         tokens, positions, slots = pack(works, self._page_size)
-        masks = self._masks.begin([work.sequence for work in works if _samples(work)])
+        sampled = [index for index, work in enumerate(works) if _samples(work)]
+        masks = self._masks.begin([works[index].sequence for index in sampled])
         step = self._build_step(works, starts, slots)
         sent = self._send(tokens), self._send(positions), self._send(np.array(rows or [0]))
         self._meter.enter("forward")
         with using(step):
             logits = self._model.compute_logits(*sent)
+        meanwhile()
         self._meter.enter("sample")
         readings: list[Reading | None] = [None] * len(works)
         self._read_texts(works, wanted, logits, starts, readings)
-        self._sample(works, wanted, logits, masks, readings)
+        self._sample(works, wanted, sampled, logits, masks, readings)
         return readings
 
     def _read_texts(
@@ -90,12 +97,12 @@ class Runner:
         self,
         works: Seq[Work],
         wanted: list[range],
+        indices: list[int],
         logits: torch.Tensor,
         masks: PendingMasks | None,
         readings: list[Reading | None],
     ) -> None:
         """The next token of each generation whose tokens are all computed."""
-        indices = [index for index, work in enumerate(works) if _samples(work)]
         if not indices:
             return
         if len(indices) < len(logits):
