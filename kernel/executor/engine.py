@@ -104,12 +104,7 @@ class Engine:
         min_pages = -(-self._max_model_len // PAGE_SIZE)
         self._relief = Relief(self._scheduler, self._runner, self._swap, min_pages=min_pages)
         self._chat = ChatEncoder(model.tokenizer)
-        added = model.tokenizer.get_added_vocab()
-        self._family = detect_family(self._chat.template_text, tuple(added))
-        self._hidden = frozenset(model.tokenizer.all_special_ids)
-        self._hidden_with_tools = self._hidden - {added[one] for one in MARKERS if one in added}
-        self._markers = {one: added[one] for one in MARKERS if added.get(one) in self._hidden}
-        self._ends = _find_ends(model)
+        self._find_control_tokens(model)
         self._grammars = GrammarCompiler(
             model.tokenizer, num_logits=model.network.config.vocab_size, ends=self._ends
         )
@@ -127,6 +122,15 @@ class Engine:
         self._num_steps = 0
         self._num_tokens = [0, 0, 0]
         self.loaded = self._describe(spec, num_pages, time.monotonic() - started)
+
+    def _find_control_tokens(self, model: Model) -> None:
+        """Which tokens leave no text, which mark calls of tools, which end an answer."""
+        added = model.tokenizer.get_added_vocab()
+        self._family = detect_family(self._chat.template_text, tuple(added))
+        self._hidden = frozenset(model.tokenizer.all_special_ids)
+        self._hidden_with_tools = self._hidden - {added[one] for one in MARKERS if one in added}
+        self._markers = {one: added[one] for one in MARKERS if added.get(one) in self._hidden}
+        self._ends = _find_ends(model)
 
     def _describe(self, spec: Load, num_pages: int, load_seconds: float) -> Loaded:
         model = self._model
