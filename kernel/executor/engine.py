@@ -7,6 +7,7 @@ moment, when all it could do waits for a thread of the engine.
 
 import logging
 import time
+from collections.abc import Callable
 from collections.abc import Sequence as Seq
 
 from llmos.syscalls.errors import (
@@ -64,6 +65,7 @@ class Engine:
     """A loaded model and the generations on it. Raises E_MODEL when it cannot be loaded.
 
     `model` is what `load_model(spec)` gave before, for engines that take turns with one model.
+    `tells_late`: text is made while the next step runs; None is where that gains time.
     """
 
     def __init__(
@@ -75,6 +77,7 @@ class Engine:
         num_host_pages: int | None = None,
         max_running: int | None = None,
         max_step_tokens: int | None = None,
+        tells_late: bool | None = None,
     ) -> None:
         started = time.monotonic()
         self._model = model = model or load_model(spec)
@@ -121,12 +124,13 @@ class Engine:
             max_model_len=self._max_model_len,
         )
         self._outputs: list[Output] = []
-        self._num_steps = 0
-        self._num_tokens = [0, 0, 0]
+        self._tells_late = model.device.type == "cuda" if tells_late is None else tells_late
+        self._untold: list[tuple[Generation, int]] = []
+        self._num_steps, self._num_tokens = 0, [0, 0, 0]
         self.loaded = self._describe(spec, num_pages, time.monotonic() - started)
 
     def _learn_words(self, model: Model) -> None:
-        """What the tokenizer and its template mean: tool calls, hidden tokens, ends, grammars."""
+        """Which tokens leave no text, which mark calls of tools, which end an answer."""
         self._chat = ChatEncoder(model.tokenizer)
         added = model.tokenizer.get_added_vocab()
         self._family = detect_family(self._chat.template_text, tuple(added))
@@ -157,7 +161,8 @@ class Engine:
     @property
     def has_work(self) -> bool:
         """Whether a step would do something."""
-        return bool(self._outputs) or self._scheduler.has_work or self._grammars.has_work
+        is_told = not self._outputs and not self._untold
+        return not is_told or self._scheduler.has_work or self._grammars.has_work
 
     def submit(self, request: Generate | Score | Embed) -> None:
         """Take a request in. What is wrong with it is answered by the next step."""
@@ -227,23 +232,29 @@ class Engine:
         outputs += self._take_grammars(wait=not outputs and not self._scheduler.has_work)
         works = self._scheduler.plan()
         if works:
-            readings = self._compute(works)
+            readings = self._compute(works, lambda: outputs.extend(self._tell_rest()))
             outputs += self._relieve(works) if readings is None else self._take(works, readings)
-        elif self._scheduler.loading and not outputs:
-            self._swap.wait()
+        else:
+            outputs += self._tell_rest()
+            if self._scheduler.loading and not outputs:
+                self._swap.wait()
         self.meter.enter("idle")
         if self.meter.trace is not None and works:
             self._record(self.meter.trace, started, works)
         return outputs
 
     def _take(self, works: Seq[Work], readings: Seq[Reading | None]) -> list[Output]:
-        """A step has been computed: whose pages are full, and who has more text or has ended."""
+        """A step has been computed: whose pages are full, and who has more text or has ended.
+
+        Whose text ended while it ran is gone, and what was sampled for it with it.
+        """
         self.meter.enter("plan")
-        for work in works:
+        done = [pair for pair in zip(works, readings, strict=True) if pair[0].sequence.pages]
+        for work, _ in done:
             self._scheduler.mark_computed(work)
         self.meter.enter("detokenize")
         outputs: list[Output] = []
-        for work, reading in zip(works, readings, strict=True):
+        for work, reading in done:
             if isinstance(reading, Sampled):
                 outputs += self._advance(self._generations[work.sequence.id], reading)
             elif work.sequence.kind != "generate":
@@ -252,11 +263,13 @@ class Engine:
         self._relief.note_success()
         return outputs
 
-    def _compute(self, works: list[Work]) -> list[Reading | None] | None:
+    def _compute(
+        self, works: list[Work], meanwhile: Callable[[], None]
+    ) -> list[Reading | None] | None:
         """One forward pass; what it took is remembered. None if memory did not suffice."""
         started = time.perf_counter()
         try:
-            readings = self._runner.run(works)
+            readings = self._runner.run(works, meanwhile)
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -271,18 +284,21 @@ class Engine:
 
     def _relieve(self, works: Seq[Work]) -> list[Output]:
         """The next step needs less memory than this one; who is too large for any ends."""
-        largest = self._relief.relieve(works)
+        outputs = self._tell_rest()
+        left = [work for work in works if work.sequence.pages]
+        largest = self._relief.relieve(left) if left else None
         if largest is None:
-            return []
+            return outputs
         num_tokens = len(largest.tokens)
         reason = f"no memory for one more token after {num_tokens} in a context"
         if largest.kind != "generate":
-            return self._measurements.end(largest, E_LIMIT(f"{reason}, alone in a step"))
+            error = E_LIMIT(f"{reason}, alone in a step")
+            return outputs + self._measurements.end(largest, error)
         generation = self._generations[largest.id]
         self._drop(generation)
         sizes = f"{largest.num_prompt} of them the prompt's, alone in a step"
         error = E_LIMIT(f"{reason}, {sizes}", partial=generation.text)
-        return [Failed(generation.id, error.reply())]
+        return [*outputs, Failed(generation.id, error.reply())]
 
     def _record(self, trace: Trace, started: float, works: Seq[Work]) -> None:
         """Add the step that has just ended to a trace."""
@@ -317,10 +333,26 @@ class Engine:
             self._drop(generation)
             error = E_MODEL("the model's numbers are not finite", partial=generation.text)
             return [Failed(generation.id, error.reply())]
-        text = generation.take_token(sampled.token, sampled.likelihood)
+        generation.append(sampled.token, sampled.likelihood)
         if reason := generation.grammar_error:
             self._drop(generation)
             return [Failed(generation.id, E_GRAMMAR(reason, partial=generation.text).reply())]
+        if self._tells_late and not generation.finish_reason:
+            self._untold.append((generation, sampled.token))
+            return []
+        return self._tell(generation, sampled.token)
+
+    def _tell_rest(self) -> list[Output]:
+        """The text of what the step before has sampled, where that was put off."""
+        if not self._untold:
+            return []
+        self.meter.enter("detokenize")
+        untold, self._untold = self._untold, []
+        return [one for pair in untold for one in self._tell(*pair)]
+
+    def _tell(self, generation: Generation, token: int) -> list[Output]:
+        """The text that a token brings, and the result if that ends."""
+        text = generation.read(token)
         num_tokens = generation.sequence.num_completion
         outputs: list[Output] = []
         if text:
@@ -341,6 +373,7 @@ class Engine:
 
     def cancel(self, generation_id: int) -> None:
         """End a generation; the next step answers with E_CANCELLED and its text so far."""
+        self._outputs += self._tell_rest()
         if generation := self._generations.get(generation_id):
             self._drop(generation)
             error = E_CANCELLED("the generation was cancelled", partial=generation.text)

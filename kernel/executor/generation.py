@@ -14,7 +14,7 @@ from .toolcalls import ToolCallParser
 
 
 class Generation:
-    """One request in progress. `take_token` is called once for each sampled token.
+    """One request in progress. `append` and then `read` are called once for each sampled token.
 
     What the request says was emitted before is taken in first, as if it had been sampled here.
     """
@@ -38,7 +38,8 @@ class Generation:
         self._num_sent = 0
         self._logprobs: list[TokenLogprobs] = []
         for token in request.emitted:
-            self.take_token(token)
+            self.append(token)
+            self.read(token)
         self.take_unsent()
 
     @property
@@ -64,20 +65,27 @@ class Generation:
         self._num_sent += len(unsent)
         return tuple(unsent), tuple(self._logprobs[len(self._logprobs) - len(unsent) :])
 
-    def take_token(self, token: int, likelihood: Likelihood | None = None) -> str:
-        """Append a sampled token; the text to show now. May set `finish_reason`."""
+    def append(self, token: int, likelihood: Likelihood | None = None) -> None:
+        """A token has been sampled. Sets `finish_reason` if it is the last whatever its text."""
         self.sequence.tokens.append(token)
         if likelihood:
             self._logprobs.append(self._describe(token, likelihood))
-        is_end, constraint = token in self._ends, self.sequence.constraint
+        constraint = self.sequence.constraint
         if constraint:
             constraint.advance(token)
-        text = self._stops.add("" if is_end else self._detokenizer.add(token))
-        is_complete = constraint is not None and constraint.is_complete
-        if is_end or is_complete or self._stops.is_stopped:
+        if token in self._ends or (constraint is not None and constraint.is_complete):
             self.finish_reason = "stop"
         elif self.sequence.num_completion >= self.sequence.sampling.max_tokens:
             self.finish_reason = "length"
+
+    def read(self, token: int) -> str:
+        """The text to show now that this token, the last that was appended, is there.
+
+        Sets `finish_reason` if the text ends with it.
+        """
+        text = self._stops.add("" if token in self._ends else self._detokenizer.add(token))
+        if self._stops.is_stopped:
+            self.finish_reason = "stop"
         if self.finish_reason:
             text += self._stops.add(self._detokenizer.finish()) + self._stops.finish()
             if self._stops.is_stopped:

@@ -4,6 +4,7 @@ The model sees one row of tokens with explicit positions; which tokens may see w
 attention function's affair. Logits are computed only where they are read.
 """
 
+from collections.abc import Callable
 from collections.abc import Sequence as Seq
 from itertools import accumulate
 from typing import Any
@@ -50,24 +51,30 @@ class Runner:
         return self._decoder.num_graphs
 
     @torch.inference_mode()
-    def run(self, works: Seq[Work]) -> list[Reading | None]:
+    def run(
+        self, works: Seq[Work], meanwhile: Callable[[], None] = lambda: None
+    ) -> list[Reading | None]:
         """Compute the work, single tokens first; what each work gives, if it gives anything.
 
+        `meanwhile` is called when the forward pass has been launched: a device that works on its
+        own computes while it runs.
         Keys and values of all tokens are in their pages afterwards.
         """
         self._meter.enter("pack")
         starts = list(accumulate((work.num_tokens for work in works[:-1]), initial=0))
         wanted = [find_rows(work) for work in works]
-        masks = self._masks.begin([work.sequence for work in works if _samples(work)])
+        sampled = [index for index, work in enumerate(works) if _samples(work)]
+        masks = self._masks.begin([works[index].sequence for index in sampled])
         if self._decoder is not None and self._decoder.takes(works):
             self._meter.enter("forward")
             logits = self._decoder.compute_logits(works)
         else:
             logits = self._compute_logits(works, starts, wanted)
+        meanwhile()
         self._meter.enter("sample")
         readings: list[Reading | None] = [None] * len(works)
         self._read_texts(works, wanted, logits, starts, readings)
-        self._sample(works, wanted, logits, masks, readings)
+        self._sample(works, wanted, sampled, logits, masks, readings)
         return readings
 
     def _compute_logits(
@@ -104,12 +111,12 @@ class Runner:
         self,
         works: Seq[Work],
         wanted: list[range],
+        indices: list[int],
         logits: torch.Tensor,
         masks: PendingMasks | None,
         readings: list[Reading | None],
     ) -> None:
         """The next token of each generation whose tokens are all computed."""
-        indices = [index for index, work in enumerate(works) if _samples(work)]
         if not indices:
             return
         if len(indices) < len(logits):

@@ -22,9 +22,11 @@ from llmos.kernel.protocol import (
     KillReply,
     ListProcesses,
     LogPiece,
+    ModelStatsReply,
     Output,
     ProcessListing,
     ReadLog,
+    ReadModelStats,
     ReadStatus,
     Refused,
     Run,
@@ -33,6 +35,7 @@ from llmos.kernel.protocol import (
     StatusReply,
     ToolRan,
     ToTerminal,
+    TraceModel,
 )
 from llmos.syscalls.wire import FrameStream, decode
 
@@ -242,3 +245,18 @@ async def test_a_half_sent_request_disturbs_nobody(machine: Machine) -> None:
         async with connect(machine) as person:
             await person.send(ReadStatus())
             assert await person.hear(StatusReply)
+
+
+async def test_figures_are_those_of_loaded_models(machine: Machine) -> None:
+    for request in (ReadModelStats(), ReadModelStats("demo"), TraceModel(0.1)):
+        async with connect(machine) as person:
+            await person.send(request)
+            assert (await person.hear(Refused)).error.code == "E_MODEL"
+    machine.models.get("echo")
+
+    async with connect(machine) as person:
+        await person.send(ReadModelStats())
+        assert (await person.hear(ModelStatsReply)).models == {}
+    async with connect(machine) as person:
+        await person.send(TraceModel(0.1, "echo"))
+        assert "without an executor" in (await person.hear(Refused)).error.message

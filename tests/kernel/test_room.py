@@ -19,6 +19,7 @@ NEEDS = Estimate(
     working_bytes=GIB,
     token_bytes=GIB >> 11,  # 2,048 tokens take 1 GiB
     window_tokens=4096,
+    max_running=64,
 )  # 4 GiB in all, and up to 131 GiB
 
 

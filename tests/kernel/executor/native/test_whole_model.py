@@ -130,6 +130,26 @@ def test_what_is_sampled_is_the_same_alone_and_preempted(folder: Path) -> None:
     assert engine.collect_stats().num_preemptions > 0
 
 
+def test_a_pool_that_was_cut_for_want_of_memory_keeps_its_first_pages(folder: Path) -> None:
+    engine = Engine(load(folder), num_pages=128)
+    before = answer(engine, [ask(1, PROMPTS[0])])[1]
+    is_short = [True]
+
+    def allocate(module: object, args: object) -> None:
+        if is_short[0]:
+            torch.empty(1 << 60)
+
+    engine._model.network.register_forward_pre_hook(allocate)
+    engine.submit(ask(2, PROMPTS[0]))
+    engine.step()
+    is_short[0] = False
+    (done,) = [one for one in run(engine) if isinstance(one, Done)]
+
+    assert engine.collect_stats().num_pages == 64
+    assert done.tokens == before
+    assert done.usage.cached_tokens > 0
+
+
 def test_a_generation_that_fails_leaves_nothing_to_those_after_it(
     make_native_checkpoint: Callable[[str], Path],
 ) -> None:
