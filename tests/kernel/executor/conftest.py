@@ -26,6 +26,8 @@ from llmos.kernel.executor.engine import Engine
 from llmos.kernel.executor.model import Model, load_model
 from llmos.kernel.executor.protocol import Load
 
+# What a prompt's tokens, and so a test's answers, depend on: nothing that is edited.
+TRAINING = Path(__file__).parent / "data" / "training.txt"
 SPECIALS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 CHATML = (
     "{% if tools %}<|im_start|>system\n{% for tool in tools %}{{ tool | tojson }}\n{% endfor %}"
@@ -85,7 +87,7 @@ def make_tokenizer(template: str | None = CHATML) -> PreTrainedTokenizerFast:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    inner.train_from_iterator([Path(__file__).read_text(encoding="utf-8")], trainer)
+    inner.train_from_iterator([TRAINING.read_text(encoding="utf-8")], trainer)
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=inner, eos_token="<|im_end|>", additional_special_tokens=SPECIALS[:2]
     )

@@ -21,7 +21,7 @@ PROMPTS = [
     "Once upon a time there was " * 7,
     "Tell me a story about a fox. " * 5,
 ]
-SHORT = ["hi", "What is 2 + 2?", "Why?", "Sing!", "Who are you?", "Name a colour."]
+SHORT = ["hi", "What is 2 + 2?", "Why?", "Sing me a song.", "Who are you?", "Name a colour."]
 
 
 def ask(number: int, prompt: str) -> Generate:
@@ -102,12 +102,12 @@ def test_forced_preemption(case: Case) -> None:
 
 def test_a_page_with_wrong_keys_is_seen_in_the_answer(case: Case) -> None:
     """The control: the comparison above fails when what a page holds is not what it is named."""
-    engine = case.make_engine()
-    answer(engine, [ask(1, PROMPTS[1])])
+    engine, requests = case.make_engine(), [ask(n, prompt) for n, prompt in enumerate(PROMPTS)]
+    answer(engine, requests)
 
     for keys in engine._runner.pool.keys:
         keys.copy_(keys.flip(0))
-    answers = answer(engine, [ask(1, PROMPTS[1])])
+    answers = answer(engine, requests)
 
     assert engine.collect_stats().num_cached_tokens > 0
-    assert answers[1] != case.expected[1]
+    assert [answers[n] for n in range(len(PROMPTS))] != case.expected
