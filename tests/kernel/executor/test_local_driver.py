@@ -284,9 +284,14 @@ def test_the_limits_grow_with_the_model(tmp_path: Path) -> None:
     assert LIMITS.count_step_seconds(loaded) == 140
 
 
-async def test_its_counts_and_steps_are_told_while_it_works(driver: LocalDriver) -> None:
+async def test_a_model_that_is_not_loaded_has_no_counts_and_no_steps(qwen3: Path, log: Path) -> None:
+    driver = LocalDriver(str(qwen3), log=log)
+
     assert await driver.collect_stats() == ()
     assert await driver.trace(0.01) is None
+
+
+async def test_its_counts_and_steps_are_told_while_it_works(driver: LocalDriver) -> None:
     await driver.start()
     traces = []
 

@@ -38,7 +38,6 @@ def test_no_schedule_changes_an_answer_or_loses_a_page(
 
     assert tally["schedules"] >= NUM_SCHEDULES
     assert tally["answers"] > NUM_SCHEDULES
-    print(tally)
 
 
 def exchange_names(engine: Engine) -> None:
