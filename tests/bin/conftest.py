@@ -1,6 +1,7 @@
 """What the tests of programs use: a scripted kernel in memory, and llmos as a program."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -89,6 +90,12 @@ class Llmos:
         with self.start(*words, module=module) as process:
             out, err = process.communicate(typed, timeout=60)
         return subprocess.CompletedProcess(words, process.returncode, out, err)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def hear_ctrl_c() -> None:
+    """A shell has its background jobs ignore Ctrl-C, and what they start would inherit that."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

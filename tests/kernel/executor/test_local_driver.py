@@ -284,7 +284,7 @@ def test_the_limits_grow_with_the_model(tmp_path: Path) -> None:
     assert LIMITS.count_step_seconds(loaded) == 140
 
 
-async def test_a_model_that_is_not_loaded_has_no_counts_and_no_steps(qwen3: Path, log: Path) -> None:
+async def test_a_model_that_is_not_loaded_has_no_counts(qwen3: Path, log: Path) -> None:
     driver = LocalDriver(str(qwen3), log=log)
 
     assert await driver.collect_stats() == ()
@@ -309,6 +309,17 @@ async def test_its_counts_and_steps_are_told_while_it_works(driver: LocalDriver)
     assert [len(one.steps) > 0 for one in traces if one] == [True, False]
 
 
+async def test_a_trace_that_is_given_up_does_not_block_the_next_one(driver: LocalDriver) -> None:
+    await driver.start()
+
+    with anyio.move_on_after(0.05):
+        await driver.trace(600)
+    trace = await driver.trace(0.01)
+
+    assert trace
+    assert trace.steps == ()
+
+
 async def test_who_asks_an_executor_that_dies_gets_an_error(driver: LocalDriver) -> None:
     await driver.start()
     send(driver, SIGSTOP)
@@ -323,14 +334,3 @@ async def test_who_asks_an_executor_that_dies_gets_an_error(driver: LocalDriver)
         tasks.start_soon(ask)
         await anyio.wait_all_tasks_blocked()
         send(driver, SIGKILL)
-
-
-async def test_a_trace_that_is_given_up_does_not_block_the_next_one(driver: LocalDriver) -> None:
-    await driver.start()
-
-    with anyio.move_on_after(0.05):
-        await driver.trace(600)
-    trace = await driver.trace(0.01)
-
-    assert trace
-    assert trace.steps == ()
