@@ -50,6 +50,12 @@ assert answer(engine, long, tenant="b").text == whole[long]
 """
 
 
+@pytest.fixture
+def engine(qwen3: Path) -> Engine:
+    """An engine on a model of its own, which the tests make fail."""
+    return Engine(Load(str(qwen3)), num_pages=256)
+
+
 def submit(engine: Engine, text: str, number: int = 0, *, tenant: str = "") -> None:
     engine.submit(Generate(number, (Message("user", text),), sampling=GREEDY, tenant=tenant))
 
