@@ -1,14 +1,13 @@
 """Our engine, driven as the peers are: a process of its own that is given token ids."""
 
+import os
 import platform
 from typing import Any
 
-import torch
-
 import llmos
 from bench.peers.serving import Sessions, drive, serve
-from llmos.kernel.executor.engine import Engine
 from llmos.kernel.executor.protocol import Done, Generate, Load, Token
+from llmos.kernel.executor.worker import ENVIRONMENT
 from llmos.syscalls.types import Message, Sampling
 
 NUM_PAGES = 1600
@@ -30,7 +29,12 @@ class Llmos:
     """An engine; each turn is a generation."""
 
     def load(self, options: dict[str, Any]) -> dict[str, Any]:
-        """Load in bf16 on the CPU."""
+        """Load in bf16 on the CPU, in an executor's environment, which torch reads when loaded."""
+        os.environ.update(ENVIRONMENT)
+        import torch
+
+        from llmos.kernel.executor.engine import Engine
+
         torch.set_num_threads(options["threads"])
         spec = Load(options["model"], device="cpu", dtype="bfloat16")
         self._engine = Engine(spec, num_pages=NUM_PAGES)

@@ -57,6 +57,13 @@ class Work:
         return self.sequence.pages[page] * page_size + place
 
 
+def is_decode(works: Seq[Work]) -> bool:
+    """Whether all that is to do is to decode: one token of each, whose logits are read."""
+    return all(
+        work.num_tokens == 1 and work.is_last and work.sequence.kind == "generate" for work in works
+    )
+
+
 Numbers = NDArray[np.int64]
 
 

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from .attention import Step, using
-from .batch import Work
+from .batch import Work, is_decode
 from .gpu.layout import TILE_FIELDS, Layout
 from .model import Model
 
@@ -105,16 +105,13 @@ class PaddedDecoder:
         """How many sizes run from a captured graph."""
         return len(self._graphs)
 
-    def forget_graphs(self) -> None:
+    def forget_recordings(self) -> None:
         """The pool's tensors are about to be others: steps run as they are from now on."""
         self._graphs.clear()
 
     def takes(self, works: Seq[Work]) -> bool:
         """Whether all that is to do is to decode."""
-        return len(works) <= self._sizes[-1] and all(
-            work.num_tokens == 1 and work.is_last and work.sequence.kind == "generate"
-            for work in works
-        )
+        return len(works) <= self._sizes[-1] and is_decode(works)
 
     def compute_logits(self, works: Seq[Work]) -> torch.Tensor:
         """Logits [len(works), vocabulary], valid until the next call."""

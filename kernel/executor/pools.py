@@ -1,16 +1,38 @@
-"""The pool of keys and values for a model: the compiled one, Triton's, or by what torch has."""
+"""A model's pool of keys and values, and its decode steps: compiled, Triton's, or torch's own."""
 
-from typing import TYPE_CHECKING, Union
+from collections.abc import Sequence as Seq
+from typing import TYPE_CHECKING, Protocol, Union, cast
 
+import torch
+
+from .batch import Work
 from .gpu.support import count_programs
 from .model import Model
+from .native.decoder import RecordedDecoder
 from .native.pool import NativePool
+from .padded import PaddedDecoder
 from .plain import PlainPool
 
 if TYPE_CHECKING:
     from .gpu.pool import TritonPool
 
 AnyPool = Union[NativePool, PlainPool, "TritonPool"]
+
+
+class Decoder(Protocol):
+    """Runs steps of single tokens in a way that costs less than to call the network."""
+
+    def takes(self, works: Seq[Work]) -> bool:
+        """Whether it can run this work."""
+        ...
+
+    def compute_logits(self, works: Seq[Work]) -> torch.Tensor:
+        """Logits [len(works), vocabulary], valid until the next call."""
+        ...
+
+    def forget_recordings(self) -> None:
+        """The pool's tensors are about to be others."""
+        ...
 
 
 def make_pool(model: Model, *, num_pages: int, page_size: int) -> AnyPool:
@@ -40,3 +62,12 @@ def make_triton_pool(model: Model, *, num_pages: int, page_size: int) -> "Triton
         device=model.device,
         wanted_programs=count_programs(model.device),
     )
+
+
+def make_decoder(model: Model, pool: AnyPool, *, max_running: int) -> Decoder | None:
+    """The decode steps over a model's pool, where the device has a way of its own."""
+    if isinstance(pool, NativePool):
+        return RecordedDecoder(model, pool, max_running=max_running)
+    if model.is_triton:
+        return PaddedDecoder(model, cast("TritonPool", pool), max_running=max_running)
+    return None

@@ -18,7 +18,7 @@ from .masks import MaskMaker, PendingMasks
 from .meter import Meter
 from .model import Model
 from .padded import PaddedDecoder
-from .pools import AnyPool, make_pool, make_triton_pool
+from .pools import make_decoder, make_pool
 from .reading import Pooled, Reading, Sampled, find_rows, measure, read_scores
 from .sampler import sample
 from .shortage import is_out_of_memory
@@ -35,17 +35,12 @@ class Runner:
         self._page_size = page_size
         self._masks = MaskMaker()
         self._hidden = torch.empty(0)
-        self.pool: AnyPool
-        self._decoder: PaddedDecoder | None = None
-        if model.is_triton:
-            self.pool = pool = make_triton_pool(model, num_pages=num_pages, page_size=page_size)
-            self._decoder = PaddedDecoder(model, pool, max_running=max_running)
-        else:
-            self.pool = make_pool(model, num_pages=num_pages, page_size=page_size)
+        self.pool = make_pool(model, num_pages=num_pages, page_size=page_size)
+        self._decoder = make_decoder(model, self.pool, max_running=max_running)
 
     def capture(self) -> int:
         """Record decode steps where the device can replay them; how many are recorded."""
-        if self._decoder is None or self._model.device.type != "cuda":
+        if not isinstance(self._decoder, PaddedDecoder) or self._model.device.type != "cuda":
             return 0
         self._decoder.capture()
         return self._decoder.num_graphs
@@ -153,7 +148,7 @@ class Runner:
         """
         pool = self.pool
         if self._decoder is not None:
-            self._decoder.forget_graphs()
+            self._decoder.forget_recordings()
         for tensors in (pool.keys, pool.values):
             for index in range(len(tensors)):
                 tensors[index] = _cut(tensors[index], pool.num_pages, num_pages)

@@ -53,8 +53,9 @@ _LOAD_FAULTS = (
     ValueError,
 )
 _PR_SET_PDEATHSIG = 1
-_ENVIRONMENT = {
+ENVIRONMENT = {
     "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # as the kernel numbers them
+    "GOMP_SPINCOUNT": "10000",  # who waits longer keeps a core from the thread that it waits for
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "TOKENIZERS_PARALLELISM": "false",
@@ -69,7 +70,7 @@ def main() -> int:
     _leave_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.dup2(2, 1)
-    os.environ.update(_ENVIRONMENT)
+    os.environ.update(ENVIRONMENT)
     try:
         return serve(Channel(socket.socket(fileno=fd)))
     except (EOFError, BrokenPipeError, ConnectionResetError):

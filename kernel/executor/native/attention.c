@@ -244,7 +244,7 @@ static void attend_rows(const Attention *a, long chunk, long head, long first_ro
 #undef TAKE
 }
 
-void llmos_attend(const Attention *a) {
+static void attend(const Attention *a) {
     long num_units = 0;
     for (long chunk = 0; chunk < a->num_chunks; chunk++)
         num_units += (a->num_new[chunk] * a->num_groups + MAX_ROWS - 1) / MAX_ROWS * a->num_heads;
@@ -260,4 +260,15 @@ void llmos_attend(const Attention *a) {
              num_rows = a->num_new[chunk] * a->num_groups - first_row;
         attend_rows(a, chunk, left / tiles, first_row, num_rows < MAX_ROWS ? num_rows : MAX_ROWS);
     }
+}
+
+void llmos_attend(const bf16 *query, long query_head_stride, long query_token_stride, bf16 *out,
+                  const bf16 *keys, const bf16 *values, long num_heads, long num_groups,
+                  long key_dim, long value_dim, long num_chunks, const int64_t *rows,
+                  const int64_t *num_new, const int64_t *num_before, const int32_t *const *pages,
+                  double scale, double softcap, long window) {
+    Attention a = {query, query_head_stride, query_token_stride, out, keys, values, num_heads,
+                   num_groups, key_dim, value_dim, num_chunks, rows, num_new, num_before, pages,
+                   scale, softcap, window};
+    attend(&a);
 }

@@ -41,3 +41,23 @@ INLINE vec exponential(vec number) {
     y = multiply_add(y, multiply(x, x), add(x, fill(1.0f)));
     return zero_below(number, -87.3f, scale_by_power(y, n));
 }
+
+/* The kernels that a forward pass calls. */
+void llmos_linear(const bf16 *x, const bf16 *packed, const float *bias, bf16 *y, long num_rows,
+                  long num_inputs, long num_outputs);
+void llmos_write(const bf16 *key, const bf16 *value, long key_head_stride, long key_token_stride,
+                 long value_head_stride, long value_token_stride, const int64_t *slots,
+                 long num_tokens, long num_heads, long key_dim, long value_dim, bf16 *keys,
+                 bf16 *values);
+void llmos_attend(const bf16 *query, long query_head_stride, long query_token_stride, bf16 *out,
+                  const bf16 *keys, const bf16 *values, long num_heads, long num_groups,
+                  long key_dim, long value_dim, long num_chunks, const int64_t *rows,
+                  const int64_t *num_new, const int64_t *num_before, const int32_t *const *pages,
+                  double scale, double softcap, long window);
+void llmos_rms_norm(const bf16 *x, const float *weight, bf16 *y, long num_rows, long dim,
+                    double epsilon);
+void llmos_rotate(bf16 *x, long head_stride, long token_stride, const bf16 *cosines,
+                  const bf16 *sines, long num_heads, long num_tokens, long dim);
+void llmos_gate(const bf16 *gate, const bf16 *up, bf16 *y, long count, double factor,
+                double cubic);
+void llmos_add(const bf16 *x, const bf16 *y, bf16 *z, long count);

@@ -14,30 +14,36 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import platformdirs
 import torch
 
 _FOLDER = Path(__file__).parent
-_SOURCES = ("linear.c", "attention.c", "pointwise.c")
+_SOURCES = ("linear.c", "attention.c", "pointwise.c", "replay.c")
 _HEADERS = ("kernels.h", "avx512.h", "avx2.h")
 _COMPILER_FLAGS = ("-O3", "-shared", "-fPIC", "-fopenmp", "-ffp-contract=off")
 _COMPILE_SECONDS = 120
 _DIGEST_BYTES = 16
 _HUGE_PAGE_BYTES = 2 << 20
-_POINTER, _LONG, _DOUBLE = ctypes.c_void_p, ctypes.c_long, ctypes.c_double
-_PROTOTYPES = {
-    "llmos_pack": [_POINTER, _POINTER, _LONG, _LONG],
-    "llmos_linear": [_POINTER, _POINTER, _POINTER, _POINTER, _LONG, _LONG, _LONG],
-    "llmos_write": [_POINTER, _POINTER, *[_LONG] * 4, _POINTER, *[_LONG] * 4, _POINTER, _POINTER],
-    "llmos_attend": [_POINTER],
-    "llmos_rms_norm": [_POINTER, _POINTER, _POINTER, _LONG, _LONG, _DOUBLE],
-    "llmos_rotate": [_POINTER, _LONG, _LONG, _POINTER, _POINTER, _LONG, _LONG, _LONG],
-    "llmos_gate": [_POINTER, _POINTER, _POINTER, _LONG, _DOUBLE, _DOUBLE],
+POINTER, _LONG, _DOUBLE = ctypes.c_void_p, ctypes.c_long, ctypes.c_double
+PROTOTYPES: dict[str, list[Any]] = {
+    "llmos_pack": [POINTER, POINTER, _LONG, _LONG],
+    "llmos_linear": [POINTER, POINTER, POINTER, POINTER, _LONG, _LONG, _LONG],
+    "llmos_write": [POINTER, POINTER, *[_LONG] * 4, POINTER, *[_LONG] * 4, POINTER, POINTER],
+    "llmos_attend": [
+        *(POINTER, _LONG, _LONG, POINTER, POINTER, POINTER, *[_LONG] * 5, *[POINTER] * 4),
+        *(_DOUBLE, _DOUBLE, _LONG),
+    ],
+    "llmos_rms_norm": [POINTER, POINTER, POINTER, _LONG, _LONG, _DOUBLE],
+    "llmos_rotate": [POINTER, _LONG, _LONG, POINTER, POINTER, _LONG, _LONG, _LONG],
+    "llmos_gate": [POINTER, POINTER, POINTER, _LONG, _DOUBLE, _DOUBLE],
+    "llmos_add": [POINTER, POINTER, POINTER, _LONG],
+    "llmos_replay": [POINTER, _LONG],
 }
 
 
@@ -103,25 +109,60 @@ def compute_digest(instructions: Instructions) -> str:
     return digest.hexdigest()
 
 
-def load_library() -> ctypes.CDLL:
+Listener = Callable[[str, tuple[Any, ...]], None]
+
+
+class Library:
+    """The compiled functions, by their names. No two threads call them at once."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        loaded = ctypes.CDLL(str(path))
+        self.outputs_side_by_side = ctypes.c_long.in_dll(loaded, "llmos_side_by_side").value
+        self._functions = {name: getattr(loaded, name) for name in PROTOTYPES}
+        for name, function in self._functions.items():
+            function.argtypes, function.restype = PROTOTYPES[name], None
+            setattr(self, name, function)
+
+    if TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Callable[..., None]: ...
+
+    def find_address(self, name: str) -> int:
+        """Where a function is."""
+        return ctypes.cast(self._functions[name], POINTER).value or 0
+
+    @contextmanager
+    def heard_by(self, listener: Listener) -> Iterator[None]:
+        """Tell the listener of every call that is made inside, once it has been made."""
+
+        def call(name: str, *arguments: Any) -> None:
+            self._functions[name](*arguments)
+            listener(name, arguments)
+
+        for name in self._functions:
+            setattr(self, name, functools.partial(call, name))
+        try:
+            yield
+        finally:
+            vars(self).update(self._functions)
+
+
+def load_library() -> Library:
     """The kernels, compiled if they are not in the cache. Raises NoNativeKernels."""
     return load_for(list_instructions()[0])
 
 
 @functools.cache
-def load_for(instructions: Instructions) -> ctypes.CDLL:
+def load_for(instructions: Instructions) -> Library:
     """The kernels for these instructions, which the processor has. Raises NoNativeKernels."""
     path = platformdirs.user_cache_path("llmos") / f"kernels-{compute_digest(instructions)}.so"
     if not _is_whole(path):
         _compile(path, instructions)
     try:
-        library = ctypes.CDLL(str(path))
+        return Library(path)
     except OSError as error:
         raise NoNativeKernels(f"{path} cannot be loaded: {error}") from None
-    for name, arguments in _PROTOTYPES.items():
-        function = getattr(library, name)
-        function.argtypes, function.restype = arguments, None
-    return library
 
 
 def has_native_kernels() -> bool:

@@ -4,7 +4,6 @@ Linear layers are known by their class. Norms and gated feed-forward layers are 
 form, and proved: a part is replaced only if it answers random input as the original does.
 """
 
-import ctypes
 import math
 from collections.abc import Callable
 from functools import partial
@@ -49,7 +48,7 @@ class PackedLinear(nn.Module):
     @property
     def weight(self) -> torch.Tensor:
         """A copy of the weights as nn.Linear has them, for models that look at them."""
-        width = ctypes.c_long.in_dll(self._library, "llmos_side_by_side").value
+        width = self._library.outputs_side_by_side
         blocks = self.packed.view(-1, self.in_features // 2, width, 2).transpose(1, 2)
         return blocks.reshape(-1, self.in_features)[: self.out_features]
 

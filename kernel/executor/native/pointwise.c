@@ -1,5 +1,5 @@
-/* What stands between the products: normalization by the root mean square, and the gate of a
- * feed-forward layer. Read as bfloat16, computed in float32, rounded once.
+/* What stands between the products: normalization by the root mean square, the gate of a
+ * feed-forward layer, rotation and sums. Read as bfloat16, computed in float32, rounded once.
  */
 #include "kernels.h"
 
@@ -56,4 +56,10 @@ void llmos_rotate(bf16 *x, long head_stride, long token_stride, const bf16 *cosi
                                                  multiply(a, widen(s + half + i))));
             }
         }
+}
+
+/* z = x + y; count is a multiple of 16. */
+void llmos_add(const bf16 *x, const bf16 *y, bf16 *z, long count) {
+#pragma omp parallel for schedule(static) if (count > 16384)
+    for (long i = 0; i < count; i += LANES) narrow(z + i, add(widen(x + i), widen(y + i)));
 }

@@ -1,45 +1,20 @@
 """Keys and values in pages as the compiled attention reads them, and its calls."""
 
-import ctypes
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from .library import allocate_host, load_library
 
 if TYPE_CHECKING:
-    from ..attention import LayerShape, Step
+    from ..attention import Chunk, LayerShape, Step
 
 PAGE_SIZE = 16
 _MAX_DIM = 512
 _LANES = 16
-
-
-class _Call(ctypes.Structure):
-    """`Attention` of attention.c."""
-
-    _fields_ = (
-        ("query", ctypes.c_void_p),
-        ("query_head_stride", ctypes.c_long),
-        ("query_token_stride", ctypes.c_long),
-        ("out", ctypes.c_void_p),
-        ("keys", ctypes.c_void_p),
-        ("values", ctypes.c_void_p),
-        ("num_heads", ctypes.c_long),
-        ("num_groups", ctypes.c_long),
-        ("key_dim", ctypes.c_long),
-        ("value_dim", ctypes.c_long),
-        ("num_chunks", ctypes.c_long),
-        ("rows", ctypes.c_void_p),
-        ("num_new", ctypes.c_void_p),
-        ("num_before", ctypes.c_void_p),
-        ("pages", ctypes.c_void_p),
-        ("scale", ctypes.c_double),
-        ("softcap", ctypes.c_double),
-        ("window", ctypes.c_long),
-    )
 
 
 def fits(layers: Sequence["LayerShape"]) -> bool:
@@ -62,7 +37,6 @@ class NativePool:
         slots = num_pages * PAGE_SIZE
         self.keys = [allocate_host(slots * one.num_heads * one.key_dim) for one in layers]
         self.values = [allocate_host(slots * one.num_heads * one.value_dim) for one in layers]
-        self._call = _Call()
         self.resize(num_pages)
 
     def resize(self, num_pages: int) -> None:
@@ -100,28 +74,28 @@ class NativePool:
         num_query_heads, num_tokens = query.shape[1:3]
         out = query.new_empty(1, num_tokens, num_query_heads, shape.value_dim)
         if step is not self._step:
-            self._describe(step)
-        call = self._call
-        call.query, call.out = query.data_ptr(), out.data_ptr()
-        call.query_head_stride, call.query_token_stride = query.stride(1), query.stride(2)
-        call.keys, call.values = self._pointers[layer]
-        call.num_heads, call.num_groups = shape.num_heads, num_query_heads // shape.num_heads
-        call.key_dim, call.value_dim = shape.key_dim, shape.value_dim
-        call.scale, call.softcap, call.window = scale, softcap or 0.0, window or 0
-        self._library.llmos_attend(ctypes.byref(call))
+            self.prepare(step, _describe(step.chunks))
+        keys, values = self._pointers[layer]
+        self._library.llmos_attend(
+            query.data_ptr(), query.stride(1), query.stride(2), out.data_ptr(), keys, values,
+            shape.num_heads, num_query_heads // shape.num_heads, shape.key_dim, shape.value_dim,
+            *self._chunks, scale, softcap or 0.0, window or 0,
+        )  # fmt: skip
         return out.to(dtype)
 
-    def _describe(self, step: "Step") -> None:
-        """What is the same for all layers of a step; the arrays live as long as the step."""
-        chunks = step.chunks
-        numbers = [(one.row, one.num_new, one.num_before, one.pages.ctypes.data) for one in chunks]
-        self._columns = np.array(numbers, np.int64).T.copy()
-        self._step = step
-        call = self._call
-        call.num_chunks = len(chunks)
-        call.rows, call.num_new, call.num_before, call.pages = (
-            column.ctypes.data for column in self._columns
-        )
+    def prepare(self, step: "Step", columns: NDArray[np.int64]) -> None:
+        """Take a step's chunks as the kernel reads them, a column each of [4, chunks]: row, new
+        tokens, tokens before, address of the page table. Until the next step is prepared, what
+        they say may be changed in place.
+        """
+        self._step, self._columns = step, columns
+        self._chunks = (columns.shape[1], *(row.ctypes.data for row in columns))
+
+
+def _describe(chunks: Sequence["Chunk"]) -> NDArray[np.int64]:
+    """The columns of these chunks, whose arrays have to stay where they are."""
+    numbers = [(one.row, one.num_new, one.num_before, one.pages.ctypes.data) for one in chunks]
+    return np.array(numbers, np.int64).T.copy()
 
 
 def _lay_out(x: torch.Tensor) -> torch.Tensor:

@@ -1,6 +1,5 @@
 """Skips where there are no kernels; random checkpoints in sizes that the kernels take."""
 
-import ctypes
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import pytest
 from llmos.kernel.executor.native.library import (
     AVX2,
     Instructions,
+    Library,
     NoNativeKernels,
     limited_to,
     list_instructions,
@@ -34,7 +34,7 @@ def instructions(request: pytest.FixtureRequest) -> Iterator[Instructions]:
 
 
 @pytest.fixture(scope="module")
-def kernels(instructions: Instructions) -> ctypes.CDLL:
+def kernels(instructions: Instructions) -> Library:
     """The compiled kernels."""
     try:
         return load_library()

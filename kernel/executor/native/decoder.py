@@ -1,0 +1,101 @@
+"""Decode steps on the compiled kernels, recorded once for each number of sequences.
+
+A step of single tokens makes the same calls each time; only what is in its rows differs. The rows
+stay in place, so the first step of n tokens is recorded while it runs, and the next ones are its
+calls made again: what transformers' code costs in Python, as much as the products of a small model,
+is paid once. The numbers are the same to the last bit. What cannot be recorded runs as it is.
+"""
+
+import logging
+from collections import OrderedDict
+from collections.abc import Sequence as Seq
+
+import numpy as np
+import torch
+
+from ..attention import Step, using
+from ..batch import Work, is_decode
+from ..model import Model
+from .library import load_library
+from .pool import PAGE_SIZE, NativePool
+from .program import Arena, Program
+from .recording import CannotRecord, Recorder
+
+_MAX_TORCH_CALLS = 64  # with more, what is saved is little beside what is kept
+_MAX_KEPT_BYTES = 64 << 20
+_log = logging.getLogger(__name__)
+
+
+class RecordedDecoder:
+    """The decode steps of a model: up to `max_running` sequences at once."""
+
+    def __init__(self, model: Model, pool: NativePool, *, max_running: int) -> None:
+        self._model = model
+        self._pool = pool
+        self._library = load_library()
+        self._tokens, self._positions = torch.zeros(2, max_running, dtype=torch.int64)
+        self._slots = np.zeros(max_running, np.int64)
+        self._columns = np.zeros((4, max_running), np.int64)
+        self._columns[0], self._columns[1] = np.arange(max_running), 1
+        self._all = torch.arange(max_running)
+        self._arena = Arena()
+        self._programs: OrderedDict[int, Program] = OrderedDict()
+        self._can_record = True
+
+    def forget_recordings(self) -> None:
+        """The pool's tensors are about to be others."""
+        self._programs.clear()
+
+    def takes(self, works: Seq[Work]) -> bool:
+        """Whether all that is to do is to decode, in a way that may be recorded."""
+        return self._can_record and len(works) <= len(self._tokens) and is_decode(works)
+
+    def compute_logits(self, works: Seq[Work]) -> torch.Tensor:
+        """Logits [len(works), vocabulary], valid until the next call."""
+        self._fill(works)
+        step = Step(self._pool, self._slots[: len(works)], len(works), [])
+        self._pool.prepare(step, self._columns[:, : len(works)])
+        program = self._programs.get(len(works))
+        if program is None:
+            return self._record(step)
+        self._programs.move_to_end(len(works))
+        return program.run()
+
+    def _fill(self, works: Seq[Work]) -> None:
+        num_rows, sequences = len(works), [work.sequence for work in works]
+        places = [one.num_computed for one in sequences]
+        self._tokens.numpy()[:num_rows] = [
+            one.tokens[place] for one, place in zip(sequences, places, strict=True)
+        ]
+        self._positions.numpy()[:num_rows] = self._columns[2, :num_rows] = places
+        self._slots[:num_rows] = [work.find_slot(PAGE_SIZE) for work in works]
+        self._columns[3, :num_rows] = [one.pages.numbers.ctypes.data for one in sequences]
+
+    def _record(self, step: Step) -> torch.Tensor:
+        """Run a step, and keep the recording if there is one worth it."""
+        recorder = Recorder()
+        try:
+            with recorder, self._library.heard_by(recorder.hear):
+                logits = self._run(step)
+        except CannotRecord as error:
+            self._can_record = False
+            _log.info("decode steps of %s are not recorded: %s", self._model.architecture, error)
+            return self._run(step)
+        program = Program(self._library, recorder, logits, self._arena)
+        self._keep(step.num_decodes, program)
+        return logits
+
+    def _run(self, step: Step) -> torch.Tensor:
+        size = step.num_decodes
+        with using(step):
+            return self._model.compute_logits(
+                self._tokens[:size], self._positions[:size], self._all[:size]
+            )
+
+    def _keep(self, size: int, program: Program) -> None:
+        self._can_record = program.num_torch_calls <= _MAX_TORCH_CALLS
+        if self._can_record:
+            self._programs[size] = program
+        programs = self._programs.values()
+        while len(programs) > 1 and sum(one.num_kept_bytes for one in programs) > _MAX_KEPT_BYTES:
+            self._programs.popitem(last=False)
