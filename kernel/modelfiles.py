@@ -106,7 +106,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     """The configuration; what it calls a size is one. Raises E_MODEL."""
     path = folder / "config.json"
     if not path.is_file():
-        raise E_MODEL(f"{folder} has no config.json; fix: give a folder with a model's files")
+        raise _explain_absence(folder)
     config = _read_object(path)
     for part in (config, find_text_config(config)):
         for name in _SIZES:
@@ -114,6 +114,17 @@ def read_config(folder: Path) -> dict[str, Any]:
             if size is not None and not all(map(_is_size, size if type(size) is list else [size])):
                 raise E_MODEL(f"{path} cannot be used: {name} is {size!r:.60}; {FETCH}")
     return config
+
+
+def _explain_absence(folder: Path) -> E_MODEL:
+    """What a folder without a configuration is, where its other files tell."""
+    adapter = folder / "adapter_config.json"  # as peft saves one
+    if not adapter.is_file():
+        return E_MODEL(f"{folder} has no config.json; fix: give a folder with a model's files")
+    base = _read_object(adapter).get("base_model_name_or_path")
+    of = f" of {base!r:.200}" if base else ""
+    fix = "fix: merge it into that model (peft's merge_and_unload) and give the result's folder"
+    return E_MODEL(f"{folder} is an adapter{of}, not a model; {fix}")
 
 
 def find_text_config(config: dict[str, Any]) -> dict[str, Any]:

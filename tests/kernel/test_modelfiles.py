@@ -114,6 +114,21 @@ def test_what_is_not_there_is_named(folder: Path) -> None:
     assert "has no config.json" in refuse(folder)
 
 
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ('{"base_model_name_or_path": "Qwen/Qwen3-0.6B"}', "is an adapter of 'Qwen/Qwen3-0.6B'"),
+        ("{}", "is an adapter, not a model"),
+        ("{", "is not JSON"),
+    ],
+)
+def test_an_adapter_without_its_model_is_called_so(folder: Path, config: str, words: str) -> None:
+    (folder / "config.json").unlink()
+    (folder / "adapter_config.json").write_text(config)
+
+    assert words in refuse(folder)
+
+
 def test_a_name_is_a_folder_or_an_id_of_the_hub(tmp_path: Path) -> None:
     assert find_folder(str(tmp_path)) == tmp_path
     for name in ("/no/such", "./no", "~/no/such", "a/b/c"):
