@@ -11,7 +11,6 @@ from .native.library import has_native_kernels
 
 HOST_SHARE = 0.25
 DEVICE_SHARE = 0.85
-CACHED_BYTES = 64 << 20
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -28,16 +27,16 @@ def pick_device(wanted: str) -> torch.device:
     return torch.device(wanted)
 
 
-def pick_dtype(wanted: str, device: torch.device, weight_bytes: int) -> torch.dtype:
+def pick_dtype(wanted: str, device: torch.device) -> torch.dtype:
     """The precision of this name; "auto" is bfloat16 where it is faster, else float32.
 
-    It is faster on CUDA, and on a CPU with our kernels for models that exceed its cache.
+    It is faster on CUDA, and on a CPU with our kernels.
     """
     if wanted == "auto":
         if device.type == "cuda":
             is_fast = torch.cuda.is_bf16_supported(including_emulation=False)
         else:
-            is_fast = device.type == "cpu" and weight_bytes > CACHED_BYTES and has_native_kernels()
+            is_fast = device.type == "cpu" and has_native_kernels()
         return torch.bfloat16 if is_fast else torch.float32
     if wanted not in _DTYPES:
         known = ", ".join(("auto", *_DTYPES))

@@ -68,8 +68,7 @@ def load_model(spec: Load) -> Model:
     device = pick_device(spec.device)
     if device.index is not None and device.type == "cuda":
         torch.cuda.set_device(device)  # ops, streams and graphs are the current device's
-    weight_bytes = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
-    dtype = pick_dtype(spec.dtype, device, weight_bytes)
+    dtype = pick_dtype(spec.dtype, device)
     set_verbosity_error()
     disable_progress_bar()
     config = _load_config(folder)

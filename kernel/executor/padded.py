@@ -89,6 +89,7 @@ class PaddedDecoder:
         self._steps = {size: self._make_step(size, num_pages) for size in self._sizes}
         self._logits = torch.empty(0)
         self._graphs: dict[int, Graph] = {}
+        self._num_rows = self._size = 0
 
     def _make_step(self, size: int, num_pages: int) -> tuple[Step, Layout]:
         rows, pool = self._rows, self._pool
@@ -113,15 +114,19 @@ class PaddedDecoder:
         """Whether all that is to do is to decode."""
         return len(works) <= self._sizes[-1] and is_decode(works)
 
-    def compute_logits(self, works: Seq[Work]) -> torch.Tensor:
-        """Logits [len(works), vocabulary], valid until the next call."""
-        size = next(size for size in self._sizes if size >= len(works))
-        self._fill(works, size)
-        if size in self._graphs:
-            self._graphs[size].replay()
+    def load(self, works: Seq[Work]) -> None:
+        """Put the work's numbers where a pass reads them."""
+        self._num_rows = len(works)
+        self._size = next(size for size in self._sizes if size >= len(works))
+        self._fill(works, self._size)
+
+    def compute_logits(self) -> torch.Tensor:
+        """Logits [works, vocabulary] of what was loaded, valid until the next call."""
+        if self._size in self._graphs:
+            self._graphs[self._size].replay()
         else:
-            self._run(size)
-        return self._logits[: len(works)]
+            self._run(self._size)
+        return self._logits[: self._num_rows]
 
     def _fill(self, works: Seq[Work], size: int) -> None:
         host, num_rows, page_size = self._host, len(works), self._pool.page_size

@@ -26,8 +26,12 @@ class Decoder(Protocol):
         """Whether it can run this work."""
         ...
 
-    def compute_logits(self, works: Seq[Work]) -> torch.Tensor:
-        """Logits [len(works), vocabulary], valid until the next call."""
+    def load(self, works: Seq[Work]) -> None:
+        """Put the work's numbers where a pass reads them."""
+        ...
+
+    def compute_logits(self) -> torch.Tensor:
+        """Logits [works, vocabulary] of what was loaded, valid until the next call."""
         ...
 
     def forget_recordings(self) -> None:

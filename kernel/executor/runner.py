@@ -61,8 +61,9 @@ class Runner:
         sampled = [index for index, work in enumerate(works) if _samples(work)]
         masks = self._masks.begin([works[index].sequence for index in sampled])
         if self._decoder is not None and self._decoder.takes(works):
+            self._decoder.load(works)
             self._meter.enter("forward")
-            logits = self._decoder.compute_logits(works)
+            logits = self._decoder.compute_logits()
         else:
             logits = self._compute_logits(works, starts, wanted)
         meanwhile()

@@ -14,8 +14,12 @@ class PageTable:
     """Page numbers in the order of the tokens."""
 
     def __init__(self) -> None:
-        self._numbers = np.zeros(16, np.int32)
         self._length = 0
+        self._keep(np.zeros(16, np.int32))
+
+    def _keep(self, numbers: NDArray[np.int32]) -> None:
+        self._numbers = numbers
+        self.address = numbers.ctypes.data  # of the first number; asking numpy takes a while
 
     def __len__(self) -> int:
         return self._length
@@ -39,7 +43,7 @@ class PageTable:
         new = list(pages)
         length = self._length + len(new)
         if length > len(self._numbers):
-            self._numbers = np.resize(self._numbers, max(length, 2 * len(self._numbers)))
+            self._keep(np.resize(self._numbers, max(length, 2 * len(self._numbers))))
         self._numbers[self._length : length] = new
         self._length = length
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import anyio
 import msgspec
+import platformdirs
 import pytest
 from anyio.abc import UNIXSocketStream
 
@@ -67,6 +68,7 @@ class Llmos:
             "PATH": os.environ["PATH"],
             "HOME": str(folder),
             "LLMOS_HOME": str(self.home),
+            "XDG_CACHE_HOME": str(platformdirs.user_cache_path()),  # compiled kernels are there
             "PYTHONPATH": str(SOURCE),
         }
 

@@ -41,6 +41,7 @@ class RecordedDecoder:
         self._arena = Arena()
         self._programs: OrderedDict[int, Program] = OrderedDict()
         self._can_record = True
+        self._step = Step(pool, self._slots[:0], 0, [])
 
     def forget_recordings(self) -> None:
         """The pool's tensors are about to be others."""
@@ -50,18 +51,8 @@ class RecordedDecoder:
         """Whether all that is to do is to decode, in a way that may be recorded."""
         return self._can_record and len(works) <= len(self._tokens) and is_decode(works)
 
-    def compute_logits(self, works: Seq[Work]) -> torch.Tensor:
-        """Logits [len(works), vocabulary], valid until the next call."""
-        self._fill(works)
-        step = Step(self._pool, self._slots[: len(works)], len(works), [])
-        self._pool.prepare(step, self._columns[:, : len(works)])
-        program = self._programs.get(len(works))
-        if program is None:
-            return self._record(step)
-        self._programs.move_to_end(len(works))
-        return program.run()
-
-    def _fill(self, works: Seq[Work]) -> None:
+    def load(self, works: Seq[Work]) -> None:
+        """Put the work's numbers where a pass reads them."""
         num_rows, sequences = len(works), [work.sequence for work in works]
         places = [one.num_computed for one in sequences]
         self._tokens.numpy()[:num_rows] = [
@@ -69,25 +60,35 @@ class RecordedDecoder:
         ]
         self._positions.numpy()[:num_rows] = self._columns[2, :num_rows] = places
         self._slots[:num_rows] = [work.find_slot(PAGE_SIZE) for work in works]
-        self._columns[3, :num_rows] = [one.pages.numbers.ctypes.data for one in sequences]
+        self._columns[3, :num_rows] = [one.pages.address for one in sequences]
+        self._step = Step(self._pool, self._slots[:num_rows], num_rows, [])
+        self._pool.prepare(self._step, self._columns[:, :num_rows])
 
-    def _record(self, step: Step) -> torch.Tensor:
+    def compute_logits(self) -> torch.Tensor:
+        """Logits [works, vocabulary] of what was loaded, valid until the next call."""
+        size = self._step.num_decodes
+        program = self._programs.get(size)
+        if program is None:
+            return self._record(size)
+        self._programs.move_to_end(size)
+        return program.run()
+
+    def _record(self, size: int) -> torch.Tensor:
         """Run a step, and keep the recording if there is one worth it."""
         recorder = Recorder()
         try:
             with recorder, self._library.heard_by(recorder.hear):
-                logits = self._run(step)
+                logits = self._run(size)
         except CannotRecord as error:
             self._can_record = False
             _log.info("decode steps of %s are not recorded: %s", self._model.architecture, error)
-            return self._run(step)
+            return self._run(size)
         program = Program(self._library, recorder, logits, self._arena)
-        self._keep(step.num_decodes, program)
+        self._keep(size, program)
         return logits
 
-    def _run(self, step: Step) -> torch.Tensor:
-        size = step.num_decodes
-        with using(step):
+    def _run(self, size: int) -> torch.Tensor:
+        with using(self._step):
             return self._model.compute_logits(
                 self._tokens[:size], self._positions[:size], self._all[:size]
             )

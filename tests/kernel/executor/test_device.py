@@ -42,8 +42,8 @@ def test_what_is_not_known_is_refused_with_what_is(name: str) -> None:
 
 
 def test_an_apple_gpu_computes_in_float32_unless_it_is_told_otherwise() -> None:
-    assert pick_dtype("auto", MPS, weight_bytes=1 << 40) == torch.float32
-    assert pick_dtype("float16", MPS, weight_bytes=1 << 40) == torch.float16
+    assert pick_dtype("auto", MPS) == torch.float32
+    assert pick_dtype("float16", MPS) == torch.float16
 
 
 def test_a_device_whose_memory_is_the_host_s_has_no_tier_there() -> None:

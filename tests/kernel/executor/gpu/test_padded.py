@@ -75,11 +75,17 @@ def test_padding_changes_no_logits_and_no_page(model: Model) -> None:
         for page, size in enumerate((0, 1, 15))
     ]
 
-    logits = decoder.compute_logits(works)
+    logits = run(decoder, works)
 
     slots = np.concatenate([work.find_slots(16) for work in works])
     assert list_changes(pool.keys[0], plain.keys[0]) == sorted(slots.tolist())
     assert torch.allclose(logits, compute(model, plain, works, slots), rtol=1e-4, atol=1e-4)
+
+
+def run(decoder: PaddedDecoder, works: list[Work]) -> torch.Tensor:
+    """The logits by the decoder."""
+    decoder.load(works)
+    return decoder.compute_logits()
 
 
 def list_changes(found: torch.Tensor, before: torch.Tensor) -> list[int]:
@@ -130,10 +136,10 @@ def test_a_recorded_size_is_replayed_with_its_own_numbers(model: Model) -> None:
     pool = make_triton_pool(model, num_pages=4, page_size=16)
     decoder = PaddedDecoder(model, pool, max_running=2)
     works = [Work(make_sequence([7], [page], num_computed=0), 1) for page in (0, 1)]
-    before = decoder.compute_logits(works).clone()
+    before = run(decoder, works).clone()
     decoder.capture(record)
 
-    after = decoder.compute_logits(works)
+    after = run(decoder, works)
 
     assert decoder.num_graphs == 2
     assert [graph.num_replays for graph in graphs] == [1, 0]
@@ -158,7 +164,7 @@ def test_what_cannot_be_recorded_runs_all_the_same_and_is_told_once(
     (told,) = caplog.messages
     assert told.endswith("cannot be captured: operation not permitted when stream is capturing")
     works = [Work(make_sequence([7], [0], num_computed=0), 1)]
-    assert decoder.compute_logits(works).isfinite().all()
+    assert run(decoder, works).isfinite().all()
 
 
 def test_only_decodes_of_generations_are_taken(model: Model) -> None:

@@ -67,6 +67,12 @@ def make_works(rng: np.random.Generator, num_sequences: int) -> list[Work]:
     return works
 
 
+def run(decoder: RecordedDecoder, works: list[Work]) -> torch.Tensor:
+    """The logits by the decoder."""
+    decoder.load(works)
+    return decoder.compute_logits()
+
+
 def compute(model: Model, pool: NativePool, works: list[Work]) -> torch.Tensor:
     """The logits by the network's own code."""
     tokens, places, slots = pack(works, PAGE_SIZE)
@@ -88,7 +94,7 @@ def test_every_step_is_what_the_network_computes(model: Model) -> None:
     for size in (3, 1, 3, 4, 3, 1, 2, 4, 3):
         works = make_works(rng, size)
 
-        found = decoder.compute_logits(works).clone()
+        found = run(decoder, works).clone()
 
         assert torch.equal(found, compute(model, other, works))
         for own, wanted in zip(
@@ -103,7 +109,7 @@ def test_the_networks_code_runs_once_for_each_number_of_sequences(model: Model) 
     calls, rng = Calls(model), np.random.default_rng(6)
 
     for size in (2, 1, 2, 2, 1, 3):
-        decoder.compute_logits(make_works(rng, size))
+        run(decoder, make_works(rng, size))
 
     assert calls.count == 3
 
@@ -113,7 +119,7 @@ def test_other_memory_for_the_pages_needs_other_recordings(model: Model) -> None
     pool, other = make_pool(model), make_pool(model)
     decoder = RecordedDecoder(model, pool, max_running=MAX_RUNNING)
     works = make_works(np.random.default_rng(7), 2)
-    decoder.compute_logits(works)
+    run(decoder, works)
     old = [*pool.keys, *pool.values]
     pool.keys = [keys.clone() for keys in pool.keys]
     pool.values = [values.clone() for values in pool.values]
@@ -121,9 +127,9 @@ def test_other_memory_for_the_pages_needs_other_recordings(model: Model) -> None
     for tensor in old:
         tensor.fill_(float("nan"))
 
-    stale = decoder.compute_logits(works).clone()
+    stale = run(decoder, works).clone()
     decoder.forget_recordings()
-    found = decoder.compute_logits(works)
+    found = run(decoder, works)
 
     assert not torch.equal(stale, compute(model, other, works))
     assert torch.equal(found, compute(model, other, works))
@@ -141,7 +147,7 @@ def test_a_network_that_looks_at_its_numbers_is_never_recorded(model: Model) -> 
     works = make_works(np.random.default_rng(8), 2)
     assert decoder.takes(works)
 
-    found = decoder.compute_logits(works)
+    found = run(decoder, works)
 
     assert torch.equal(found, compute(model, make_pool(model), works))
     assert not decoder.takes(works)
@@ -159,7 +165,7 @@ def test_what_is_mostly_torchs_own_work_is_as_right(
     rng = np.random.default_rng(9)
     for size in (2, 2, 1):
         works = make_works(rng, size)
-        assert torch.equal(decoder.compute_logits(works), compute(model, other, works))
+        assert torch.equal(run(decoder, works), compute(model, other, works))
 
 
 @pytest.fixture

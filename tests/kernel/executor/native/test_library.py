@@ -24,7 +24,6 @@ from llmos.kernel.executor.native.library import (
 )
 
 pytestmark = pytest.mark.usefixtures("kernels")
-LARGE = 1 << 40
 CPU = torch.device("cpu")
 SKIP_TO_OUTPUT = 'while [ "$1" != -o ]; do shift; done'
 IMPOSSIBLE = Instructions("impossible", frozenset({"avx2", "telepathy"}), ())
@@ -205,12 +204,8 @@ def test_openmp_is_loaded_once() -> None:
     assert len(found) == 1
 
 
-def test_small_models_are_computed_in_float32() -> None:
-    assert pick_dtype("auto", CPU, weight_bytes=1 << 20) == torch.float32
-
-
-def test_large_models_are_computed_in_bfloat16() -> None:
-    assert pick_dtype("auto", CPU, weight_bytes=LARGE) == torch.bfloat16
+def test_models_are_computed_in_bfloat16() -> None:
+    assert pick_dtype("auto", CPU) == torch.bfloat16
 
 
 @pytest.fixture
@@ -222,10 +217,10 @@ def forget() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("forget")
-def test_large_models_are_computed_in_float32_without_kernels(
+def test_models_are_computed_in_float32_without_kernels(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("PATH", "")
 
-    assert pick_dtype("auto", CPU, weight_bytes=LARGE) == torch.float32
-    assert pick_dtype("bfloat16", CPU, weight_bytes=LARGE) == torch.bfloat16
+    assert pick_dtype("auto", CPU) == torch.float32
+    assert pick_dtype("bfloat16", CPU) == torch.bfloat16
