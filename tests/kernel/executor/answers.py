@@ -1,7 +1,8 @@
 """What the answers to some prompts have to be: by transformers' generate, and by an engine at rest.
 
-Greedy answers are transformers' own. What is sampled has no such peer: there it is what an engine
-says that has nothing else to do and room for everything.
+Greedy answers in float32 are transformers' own. What is sampled, and what is rounded to bfloat16,
+has no such peer: there it is what an engine says that has nothing else to do and room for
+everything.
 """
 
 from pathlib import Path
@@ -48,13 +49,17 @@ class Transformers:
 class Answers:
     """Every answer is computed once. `seed` 0 stands for the greedy one."""
 
-    def __init__(self, folder: Path, prompts: list[str], num_new: int) -> None:
-        self.spec = Load(str(folder), device="cpu", dtype="float32")
+    def __init__(
+        self, folder: Path, prompts: list[str], num_new: int, *, dtype: str = "float32"
+    ) -> None:
+        self.spec = Load(str(folder), device="cpu", dtype=dtype)
         self.model = load_model(self.spec)
         self.prompts = prompts
         self.num_new = num_new
-        peer = Transformers(folder, self.model.tokenizer)
-        self._found = {(n, 0): peer.answer(prompt, num_new) for n, prompt in enumerate(prompts)}
+        self._found: dict[tuple[int, int], Tokens] = {}
+        if dtype == "float32":
+            peer = Transformers(folder, self.model.tokenizer)
+            self._found = {(n, 0): peer.answer(prompt, num_new) for n, prompt in enumerate(prompts)}
 
     def ask(
         self,
