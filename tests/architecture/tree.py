@@ -11,8 +11,12 @@ WIDTH = 24
 
 
 def first_line(path: Path) -> str:
-    """What a file says of itself: a module's docstring, a script's first comment."""
+    """What a file says of itself: a module's docstring, a script's first comment, the first
+    sentence of C's."""
     text = path.read_text()
+    if path.suffix in (".c", ".h"):
+        comment = text.partition("/*")[2].partition("*/")[0].replace("\n *", " ")
+        return " ".join(comment.split()).partition(". ")[0].rstrip(".") + "."
     if path.suffix == ".py":
         return (ast.get_docstring(ast.parse(text)) or "").partition("\n")[0]
     comments = [line for line in text.splitlines() if line.startswith("# ")]

@@ -1,5 +1,5 @@
-/* What the kernels share: bfloat16 as its bits, and the few operations on 16 float32 numbers that
- * they are made of, for each set of instructions.
+/* What the kernels share: bfloat16 as its bits, and the operations that they are made of. Those are
+ * on 16 float32 numbers, for each set of instructions.
  *
  * Weights, keys and values lie in pairs: a `column` is 16 pairs, one for each of 16 sums. A sum
  * takes in the products of a column and of one row's pair, in HALVES steps: AVX-512 bf16 multiplies
