@@ -1,4 +1,5 @@
-/* What stands between the products: norms, the gate of a feed-forward layer, rotation, sums. Read as bfloat16, computed in float32, rounded once.
+/* What stands between the products: norms, the gate of a feed-forward layer, rotation, sums. Read
+ * as bfloat16, computed in float32, rounded once.
  */
 #include "kernels.h"
 
