@@ -21,7 +21,7 @@ _SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 
 @app
 async def main(
-    sys: System, file: str, *, max_tokens: int | None = None, chunk_chars: int = 1200
+    sys: System, file: str, *, max_tokens: int = 200, chunk_chars: int = 1200
 ) -> None:
     """Summarize FILE. A part has at most CHUNK_CHARS characters; MAX_TOKENS is for each part."""
     if chunk_chars < 1:
@@ -35,7 +35,7 @@ async def main(
             await sys.print(text)
 
 
-async def summarize(sys: System, text: str, max_tokens: int | None) -> str:
+async def summarize(sys: System, text: str, max_tokens: int) -> str:
     """The key sentences of one part."""
     answer = await sys.generate(PROMPT + text, system=SYSTEM, max_tokens=max_tokens)
     return quote(answer.text, text)
