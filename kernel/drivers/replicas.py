@@ -111,16 +111,17 @@ class ReplicatedDriver:
         Raises E_MODEL if no place is left.
         """
         replicas = [Replica(self._make(), grant) for grant in grants]
+        running: tuple[Replica, ...] = ()
         try:
             async with anyio.create_task_group() as tasks:
                 for replica in replicas:
                     tasks.start_soon(replica.start)
+            running = tuple(replica for replica in replicas if replica.info)
         finally:
             with anyio.CancelScope(shield=True):
                 for replica in replicas:
-                    if replica.info is None:
+                    if replica not in running:
                         await replica.driver.aclose()
-        running = tuple(replica for replica in replicas if replica.info)
         infos = [replica.info for replica in running if replica.info]
         if not infos:
             raise next(replica.failure for replica in replicas if replica.failure)

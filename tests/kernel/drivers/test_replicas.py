@@ -238,3 +238,27 @@ async def test_a_start_that_is_cancelled_leaves_nothing() -> None:
         tasks.cancel_scope.cancel()
 
     assert closed == ["process"] * 2 + ["driver"] * 2
+
+
+async def test_a_start_that_is_cancelled_closes_the_places_that_were_ready_too() -> None:
+    closed: list[str] = []
+
+    class Uneven(Place):
+        async def start(self, grants: tuple[Grant, ...] = (Grant(),)) -> ModelInfo:
+            info = await super().start(grants)
+            if self.device == "cuda:1":
+                await anyio.sleep_forever()
+            return info
+
+        async def aclose(self) -> None:
+            closed.append(self.device)
+
+    driver = ReplicatedDriver(Uneven)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(driver.start, PLACES)
+        await anyio.wait_all_tasks_blocked()
+        tasks.cancel_scope.cancel()
+
+    assert closed == ["cuda:0", "cuda:1"]
+    assert driver.process_ids == ()
