@@ -326,8 +326,16 @@ class LocalDriver:
                     reason = "the model's files changed while the executor was started again"
                     self._end(flight, E_MODEL(reason, partial=flight.text))
 
+    async def _stop_restarting(self) -> None:
+        """Nobody waits for the process that is being started again."""
+        restart, self._restarting = self._restarting, None
+        if restart:
+            restart.cancel()
+            await asyncio.wait([restart])
+
     async def unload(self) -> None:
         """End the process in good order: pages that were to be kept are on disk afterwards."""
+        await self._stop_restarting()
         life, self._life, self._fingerprint = self._life, None, ""
         if life:
             await life.leave(_LEAVING_SECONDS)
@@ -336,9 +344,7 @@ class LocalDriver:
         """End the process and with it every generation."""
         for flight in tuple(self._flights.values()):
             self._end(flight, E_CANCELLED("the model is given back", partial=flight.text))
-        if self._restarting:
-            self._restarting.cancel()
-            await asyncio.wait([self._restarting])
+        await self._stop_restarting()
         life, self._life = self._life, None
         if life:
             await life.aclose()
