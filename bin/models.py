@@ -74,15 +74,11 @@ def estimate(
     if name == "echo":
         raise E_ARG("echo needs no memory; fix: name a model that has weights", field="model")
     estimates = estimate_on(name, choose_devices(config.device, devices))
-    if estimates is None:
-        run = f"llmos run --model {name} ask hello"
-        raise E_MODEL(f"{name} is not on this machine; fix: give a folder, or fetch it: {run}")
     others = tuple(one for one in holdings if one.model != name)
     pools: dict[str, int | None] = {}
     leavers, error = tuple[str, ...](), None
     try:
         plan = plan_model(name, config, devices, others)
-        assert plan is not None
         leavers = plan.leavers
         pools = {grant.device: grant.max_pool_bytes for grant in plan.grants}
     except E_MODEL as failure:
