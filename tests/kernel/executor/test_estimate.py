@@ -1,6 +1,7 @@
 """The estimate beside what the executor really does with the same files."""
 
 import json
+import struct
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,12 +17,14 @@ from llmos.kernel.drivers.driver import Finished, GenerationJob, Grant
 from llmos.kernel.drivers.local import LocalDriver
 from llmos.kernel.estimate import count_token_numbers, estimate_model, pick_dtype
 from llmos.kernel.executor import device
+from llmos.kernel.executor.attention import LayerShape
 from llmos.kernel.executor.engine import Engine
+from llmos.kernel.executor.native.pool import fits
 from llmos.kernel.executor.protocol import Load
 from llmos.kernel.modelfiles import ModelFiles, read_model_files
 from llmos.syscalls.types import Message, Sampling
 
-from .conftest import CONFIGS
+from .conftest import CONFIGS, save_checkpoint
 
 GPU = Device("cuda:0", "H100", 80 << 30, 80 << 30)
 QWEN3_8B = {
@@ -80,12 +83,47 @@ def test_the_executors_numbers_are_known_here() -> None:
 def test_the_precision_is_the_one_that_the_executor_picks(tmp_path: Path) -> None:
     with (tmp_path / "model.safetensors").open("wb") as file:
         file.truncate(estimates.CACHED_BYTES + 1)  # no byte of it is on the disk
-    large = ModelFiles(tmp_path, {}, {})
+    large = ModelFiles(tmp_path, {"head_dim": 64}, {})
 
     picked = device.pick_dtype("auto", torch.device("cpu"), large.size_bytes)
 
     assert pick_dtype(read_host(), large) == str(picked).removeprefix("torch.")
     assert pick_dtype(GPU, large) == "bfloat16"
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("qwen3", {"head_dim": 24}),
+        ("qwen3", {"head_dim": 32}),
+        ("gpt2", {"n_head": 8}),
+        ("gpt2", {"n_head": 4}),
+    ],
+)
+def test_a_large_model_is_estimated_in_the_precision_that_its_heads_allow(
+    name: str, changes: dict[str, int], tmp_path: Path
+) -> None:
+    folder = save_checkpoint(name, tmp_path, num_hidden_layers=2, **changes)
+    with (folder / "more.safetensors").open("wb") as file:
+        file.write(struct.pack("<Q", 2) + b"{}")
+        file.truncate(estimates.CACHED_BYTES)  # no byte of it is on the disk
+    engine = Engine(Load(str(folder)), num_pages=8)
+
+    estimate = estimate_model(name, read_model_files(folder), read_host())
+
+    assert estimate.dtype == engine.loaded.dtype
+    assert estimate.token_bytes * engine.loaded.page_size == engine.collect_stats().page_bytes
+    engine.close()
+
+
+def test_the_heads_that_the_kernels_read_are_known_here() -> None:
+    dims = range(1, 600)
+
+    known = [one for one in dims if estimates.fits_kernels(one, 16)]
+    known_values = [one for one in dims if estimates.fits_kernels(16, one)]
+
+    assert known == [one for one in dims if fits([LayerShape(1, one, 16)])]
+    assert known_values == [one for one in dims if fits([LayerShape(1, 16, one)])]
 
 
 @pytest.mark.parametrize("name", ["llama", "gemma3"])
