@@ -23,8 +23,9 @@ from transformers.generation.configuration_utils import ContinuousBatchingConfig
 
 from bench.output import make_parser, show
 from bench.random_model import QWEN3_06B_SHAPE, QWEN3_8B_SHAPE, SMALL_SHAPE
-from bench.stepping import PAGE_SIZE, Loop
+from bench.stepping import Loop
 from llmos.kernel.executor.attention import ATTENTION_NAME, LayerShape, attend
+from llmos.kernel.executor.engine import PAGE_SIZE
 from llmos.kernel.executor.gpu.support import runs_ops
 from llmos.kernel.executor.model import Model
 
