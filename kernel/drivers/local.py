@@ -46,18 +46,17 @@ from ..stats import StatsReply, TraceReply
 from .driver import (
     EmbeddedTexts,
     EmbedJob,
-    Finished,
+    Generated,
     GenerationJob,
     Grant,
+    Job,
     ModelInfo,
-    Note,
     ScoredTexts,
     ScoreJob,
-    TextDelta,
     Wait,
 )
 from .life import LIMITS, Life, Limits
-from .trial import End, Flight, Item, Job, choose_running
+from .trial import End, Flight, Item, choose_running
 
 _TOKEN_BYTES = 5  # of a token id in a frame, at most
 _LEAVING_SECONDS = 10.0
@@ -133,13 +132,11 @@ class LocalDriver:
         """The same for who knows that there is one at most."""
         return next(iter(self.process_ids), None)
 
-    async def generate(
-        self, job: GenerationJob
-    ) -> AsyncGenerator[TextDelta | Note | Finished, None]:
+    async def generate(self, job: GenerationJob) -> AsyncGenerator[Generated, None]:
         """Deltas, then Finished; closing it cancels within a step. Raises typed errors."""
         async with aclosing(self._fly(job)) as items:
             async for item in items:
-                if isinstance(item, TextDelta | Note | Finished):
+                if isinstance(item, Generated):
                     yield item
 
     async def score(self, job: ScoreJob) -> ScoredTexts:
