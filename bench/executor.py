@@ -1,38 +1,25 @@
 """The executor against llama.cpp, OpenVINO GenAI and transformers' generate, all in one run.
 
-`python -m bench.executor [--quick] [--json]`. In full: a random model of Qwen3-0.6B's shape in
-bf16, two threads, the same prompts as token ids for every engine, greedy; see peers/README.md. A
-peer that is not installed is left out, and the command that installs it is told. With --quick:
-only `generate`, on the bundled model, half a minute. With --json the last line is one flat object.
+`bin/bench executor [--quick] [--rounds N] [--json]`. In full: a random model of Qwen3-0.6B's shape
+in bf16, two threads, the same prompts as token ids for every engine, greedy; see peers/README.md.
+A peer that is not installed is left out, and the command that installs it is told. With --quick:
+only `generate`, on the bundled model, a minute. With --json the last line is one flat object.
 """
 
-import argparse
 import json
-import tempfile
-from pathlib import Path
 
-import torch
 from rich.console import Console
 from rich.table import Table
 
 from bench.against_generate import measure, measure_step_overhead
+from bench.output import make_parser, show_table
 from bench.peers.catalogue import ENGINES
 from bench.peers.compare import RATIOS, compare
 from bench.peers.workloads import TITLES
-from bench.random_model import BUNDLED_SHAPE, QWEN3_06B_SHAPE, find_large_model, make_model
+from bench.random_model import QWEN3_06B_SHAPE, find_large_model
+from llmos.kernel.models import DEMO_FOLDER
 
-BUNDLED = Path(__file__).resolve().parent.parent / "models" / "demo"
 Results = dict[str, float]
-
-
-def measure_small_model(*, is_quick: bool) -> Results:
-    """On the bundled model, or a random one of its shape where there is none."""
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = BUNDLED
-        if not any(BUNDLED.glob("*.safetensors")):
-            folder = Path(scratch)
-            make_model(folder, BUNDLED_SHAPE, torch.float32)
-        return measure(folder, is_quick=is_quick) | measure_step_overhead(folder)
 
 
 def measure_peers(console: Console, num_rounds: int) -> Results:
@@ -65,18 +52,13 @@ def make_peer_table(results: Results) -> Table:
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(prog="bench.executor")
-    parser.add_argument("--quick", action="store_true", help="about half a minute, no peers")
+    parser = make_parser("executor", quick="a minute, no peers")
     parser.add_argument("--rounds", type=int, default=1, help="of the long workloads; 1 as it is")
-    parser.add_argument("--json", action="store_true", help="end with one JSON object")
     options = parser.parse_args()
-    console = Console()
-    results = measure_small_model(is_quick=True)
-    table = Table("what", "value", title="bundled model, CPU")
-    for name, value in results.items():
-        table.add_row(name.replace("_", " "), f"{value:,.4g}")
-    console.print(table)
+    results = measure(DEMO_FOLDER) | measure_step_overhead(DEMO_FOLDER)
+    show_table(results, "bundled model, CPU")
     if not options.quick:
+        console = Console()
         peers = measure_peers(console, options.rounds)
         console.print(make_peer_table(peers))
         results = peers | results

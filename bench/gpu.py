@@ -4,13 +4,11 @@
 made on the device. Decode of 1, 64 and 256 sequences after prompts of 512 tokens: a step in which
 all decode, as a share of the time in which the device copies as many bytes as it has to read,
 weights and pages; with and without CUDA graphs, and beside transformers' continuous batching.
-Prefill: its share of the measured rate of matrix products. With --quick a tiny model on whatever
+Prefill: its share of the measured rate of matrix products. With --quick a small model on whatever
 device there is, to see that it runs. With --json the last line is one flat JSON object.
 """
 
-import argparse
 import gc
-import json
 import random
 import statistics
 import sys
@@ -20,14 +18,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.table import Table
 from transformers import AttentionInterface, AutoModelForCausalLM, GenerationConfig, Qwen3Config
 from transformers.generation.configuration_utils import ContinuousBatchingConfig
 
-from bench.random_model import BUNDLED_SHAPE, QWEN3_06B_SHAPE, QWEN3_8B_SHAPE
-from bench.stepping import PAGE_SIZE, Loop
+from bench.output import make_parser, show
+from bench.random_model import QWEN3_06B_SHAPE, QWEN3_8B_SHAPE, SMALL_SHAPE
+from bench.stepping import Loop
 from llmos.kernel.executor.attention import ATTENTION_NAME, LayerShape, attend
+from llmos.kernel.executor.engine import PAGE_SIZE
 from llmos.kernel.executor.gpu.support import runs_ops
 from llmos.kernel.executor.model import Model
 
@@ -54,7 +52,7 @@ FULL = Plan(
     {"0.6b": QWEN3_06B_SHAPE, "8b": QWEN3_8B_SHAPE}, (1, 64, 256), 512, 128, 32, 4096,
     1 << 30, 8192, 10,
 )  # fmt: skip
-QUICK = Plan({"tiny": BUNDLED_SHAPE}, (1, 3), 24, 8, 4, 64, 1 << 22, 256, 3)
+QUICK = Plan({"small": SMALL_SHAPE}, (1, 3), 24, 8, 4, 64, 1 << 22, 256, 3)
 
 
 def make_model_on(device: torch.device, shape: Qwen3Config) -> Model:
@@ -259,10 +257,7 @@ def measure(device: torch.device, plan: Plan) -> Results:
 
 def main() -> int:
     """Measure and print; 1 where there is no GPU to measure."""
-    parser = argparse.ArgumentParser(prog="bench.gpu")
-    parser.add_argument("--quick", action="store_true", help="a tiny model, on any device")
-    parser.add_argument("--json", action="store_true", help="end with one JSON object")
-    options = parser.parse_args()
+    options = make_parser("gpu", quick="a small model, on any device").parse_args()
     has_gpu = torch.cuda.is_available()
     if not has_gpu and not options.quick:
         print("bench: there is no CUDA device here; fix: --quick, which shows that it runs",
@@ -271,12 +266,7 @@ def main() -> int:
     device = torch.device("cuda" if has_gpu else "cpu")
     results = measure(device, QUICK if options.quick else FULL)
     title = torch.cuda.get_device_name() if has_gpu else "CPU: it runs, the figures mean nothing"
-    table = Table("what", "value", title=title)
-    for name, value in results.items():
-        table.add_row(name.replace("_", " "), f"{value:,.4g}")
-    Console().print(table)
-    if options.json:
-        print(json.dumps(results))
+    show(results, title, as_json=options.json)
     return 0
 
 

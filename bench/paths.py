@@ -1,12 +1,11 @@
-"""What a CPU gives to one decoder layer, by the path that computes it: `python -m bench.paths`.
+"""What a CPU gives to one decoder layer, by the path that computes it: `bin/bench paths`.
 
 The seven products of a layer of the Qwen3-0.6B shape, at 1 to 512 rows, and its attention over
 sixteen contexts of 620 tokens and over a prompt of 512. Every path runs in the same process, in
-turn, on weights that exceed the cache; a number is the lower quartile of single calls. Compiled
-paths are left out with --quick. With --json the last line is one flat JSON object.
+turn, on weights that exceed the cache; a number is the lower quartile of single calls. --quick
+leaves torch.compile out. With --json the last line is one flat JSON object.
 """
 
-import argparse
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -15,11 +14,12 @@ from itertools import cycle
 
 import numpy as np
 import torch
+import torch._dynamo
 import torch.nn.functional as F
 from rich.console import Console
 from rich.table import Table
-from torch import nn
 
+from bench.output import make_parser
 from llmos.kernel.executor.attention import Chunk, LayerShape, Step
 from llmos.kernel.executor.native.library import has_native_kernels
 from llmos.kernel.executor.native.modules import PackedLinear
@@ -97,10 +97,13 @@ def _packed(weight: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
 
 
 def _compiled(weight: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
-    layer = nn.Linear(weight.shape[1], weight.shape[0], bias=False, dtype=weight.dtype)
-    layer.weight = nn.Parameter(weight, requires_grad=False)
-    compiled: Callable[[torch.Tensor], torch.Tensor] = torch.compile(layer, mode="max-autotune")
-    return compiled
+    return lambda x: _multiply(x, weight)
+
+
+@torch.compile(mode="max-autotune", dynamic=False)
+def _multiply(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """Compiled once for each shape of a weight, all layers' alike, and each number of rows."""
+    return F.linear(x, weight)
 
 
 def run_products(layer: Layer, inputs: dict[int, torch.Tensor]) -> None:
@@ -115,6 +118,7 @@ def measure_products(*, is_quick: bool, seconds: float) -> dict[str, dict[int, f
     for name, (dtype, layers) in make_products(is_quick=is_quick).items():
         results[name] = {}
         for rows in ROWS:
+            torch.compiler.reset()  # or the shapes of all rows together exceed what it keeps
             inputs = {width: torch.randn(rows, width).to(dtype) for width in (1024, 2048, 3072)}
             calls = [partial(run_products, layer, inputs) for layer in layers]
             results[name][rows] = measure(calls, seconds)
@@ -168,10 +172,8 @@ def measure_attention(seconds: float) -> dict[str, dict[str, float]]:
 @torch.inference_mode()
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(prog="bench.paths")
-    parser.add_argument("--quick", action="store_true", help="without the compiled path")
-    parser.add_argument("--json", action="store_true", help="end with one JSON object")
-    options = parser.parse_args()
+    options = make_parser("paths", quick="without torch.compile").parse_args()
+    torch._dynamo.config.fail_on_recompile_limit_hit = True  # else it would time eager mode
     seconds = 0.5 if options.quick else 2.0
     products = measure_products(is_quick=options.quick, seconds=seconds)
     attention = measure_attention(seconds)

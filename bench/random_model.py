@@ -1,4 +1,4 @@
-"""Random-weight models that the benchmarks run: the bundled model's shape, Qwen3-0.6B's and 8B's.
+"""Random-weight models that the benchmarks run: a small one, and Qwen3-0.6B's and 8B's shapes.
 
 Random weights cost the same per token as trained ones. Seeded, so that two machines make the same
 model. The large one is kept in the user's cache folder, never in the repository.
@@ -18,41 +18,30 @@ TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n"
     "{% endfor %}<|im_start|>assistant\n"
 )
-BUNDLED_SHAPE = Qwen3Config(
-    vocab_size=4096,
-    hidden_size=256,
-    intermediate_size=768,
-    num_hidden_layers=6,
-    num_attention_heads=4,
-    num_key_value_heads=2,
-    head_dim=64,
-    max_position_embeddings=2048,
-    tie_word_embeddings=True,
-)
-QWEN3_06B_SHAPE = Qwen3Config(
-    vocab_size=151936,
-    hidden_size=1024,
-    intermediate_size=3072,
-    num_hidden_layers=28,
-    num_attention_heads=16,
-    num_key_value_heads=8,
-    head_dim=128,
-    max_position_embeddings=4096,
-    rope_theta=1_000_000.0,
-    tie_word_embeddings=True,
-)
-QWEN3_8B_SHAPE = Qwen3Config(
-    vocab_size=151936,
-    hidden_size=4096,
-    intermediate_size=12288,
-    num_hidden_layers=36,
-    num_attention_heads=32,
-    num_key_value_heads=8,
-    head_dim=128,
-    max_position_embeddings=4096,
-    rope_theta=1_000_000.0,
-    tie_word_embeddings=False,
-)
+LARGE = CACHE / "models" / "qwen3-0.6b-shape"
+
+
+def _shape(
+    vocab_size: int, width: int, num_layers: int, *, heads: tuple[int, int, int], is_tied: bool
+) -> Qwen3Config:
+    """A Qwen3's. `heads` are query heads, key heads, and the numbers of each."""
+    return Qwen3Config(
+        vocab_size=vocab_size,
+        hidden_size=width,
+        intermediate_size=3 * width,
+        num_hidden_layers=num_layers,
+        num_attention_heads=heads[0],
+        num_key_value_heads=heads[1],
+        head_dim=heads[2],
+        max_position_embeddings=4096,
+        rope_theta=1_000_000.0,
+        tie_word_embeddings=is_tied,
+    )
+
+
+SMALL_SHAPE = _shape(4096, 256, 6, heads=(4, 2, 64), is_tied=True)
+QWEN3_06B_SHAPE = _shape(151936, 1024, 28, heads=(16, 8, 128), is_tied=True)
+QWEN3_8B_SHAPE = _shape(151936, 4096, 36, heads=(32, 8, 128), is_tied=False)
 
 
 def make_model(folder: Path, shape: Qwen3Config, dtype: torch.dtype) -> None:
@@ -82,10 +71,9 @@ def make_tokenizer(vocab_size: int) -> PreTrainedTokenizerFast:
 
 def find_large_model() -> Path:
     """The bf16 model of Qwen3-0.6B's shape, made on first use (1.2 GB, half a minute)."""
-    folder = CACHE / "models" / "qwen3-0.6b-shape"
-    if not folder.is_dir():
-        partial = folder.with_name(folder.name + ".partial")
+    if not LARGE.is_dir():
+        partial = LARGE.with_name(LARGE.name + ".partial")
         shutil.rmtree(partial, ignore_errors=True)
         make_model(partial, QWEN3_06B_SHAPE, torch.bfloat16)
-        partial.rename(folder)
-    return folder
+        partial.rename(LARGE)
+    return LARGE

@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from llmos.kernel.executor.engine import PAGE_SIZE
 from llmos.kernel.executor.meter import Meter
 from llmos.kernel.executor.model import Model
 from llmos.kernel.executor.pages import PagePool
@@ -15,8 +16,6 @@ from llmos.kernel.executor.runner import Runner
 from llmos.kernel.executor.scheduler import Scheduler
 from llmos.kernel.executor.sequence import ResolvedSampling
 from llmos.kernel.executor.sequence import Sequence as TokenSequence
-
-PAGE_SIZE = 16
 
 
 @dataclass

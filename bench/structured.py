@@ -6,25 +6,21 @@ Only steps in which all sixteen decode are timed. Runs the bundled model, and th
 of Qwen3-0.6B's shape where the executor's bench has made it before.
 """
 
-import argparse
 import json
 import statistics
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.table import Table
 
-from bench.random_model import BUNDLED_SHAPE, CACHE, make_model
+from bench.output import make_parser, show
+from bench.random_model import LARGE
 from llmos.kernel.executor.engine import Engine
 from llmos.kernel.executor.protocol import Done, Generate, Load
+from llmos.kernel.models import DEMO_FOLDER
 from llmos.syscalls.types import Grammar, Message, Sampling
 
-BUNDLED = Path(__file__).resolve().parent.parent / "models" / "demo"
-LARGE = CACHE / "models" / "qwen3-0.6b-shape"
 NUM_STREAMS = 16
 BEGINNING = '{"items":'
 # Items enough that no stream ends before its tokens are used up.
@@ -94,29 +90,17 @@ def measure(folder: Path, num_new: int, num_rounds: int) -> dict[str, float]:
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(prog="bench.structured")
-    parser.add_argument("--quick", action="store_true", help="fewer and shorter rounds")
-    parser.add_argument("--json", action="store_true", help="end with one JSON object")
-    options = parser.parse_args()
+    options = make_parser("structured", quick="fewer and shorter rounds").parse_args()
     results: dict[str, float] = {"threads": float(torch.get_num_threads())}
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = BUNDLED
-        if not any(BUNDLED.glob("*.safetensors")):
-            folder = Path(scratch)
-            make_model(folder, BUNDLED_SHAPE, torch.float32)
-        num_new, num_rounds = (64, 7) if options.quick else (128, 11)
-        small = measure(folder, num_new, num_rounds)
+    num_new, num_rounds = (64, 7) if options.quick else (128, 11)
+    small = measure(DEMO_FOLDER, num_new, num_rounds)
     results |= {f"bundled_{name}": value for name, value in small.items()}
     if LARGE.is_dir():
         num_new, num_rounds = (8, 2) if options.quick else (64, 5)
         large = measure(LARGE, num_new, num_rounds)
         results |= {f"large_{name}": value for name, value in large.items()}
-    table = Table("what", "value", title=f"{NUM_STREAMS} streams with a JSON schema and without")
-    for name, value in results.items():
-        table.add_row(name.replace("_", " "), f"{value:,.4g}")
-    Console().print(table)
-    if options.json:
-        print(json.dumps(results))
+    title = f"{NUM_STREAMS} streams with a JSON schema and without"
+    show(results, title, as_json=options.json)
 
 
 if __name__ == "__main__":

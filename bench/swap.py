@@ -1,15 +1,13 @@
 """Pages between device, host and disk: how fast they move, and what that saves.
 
 `bin/bench swap [--quick] [--json]`. A context of 2,000 tokens on a random model of Qwen3-0.6B's
-shape in bfloat16 (quick: of the bundled model's shape): its pages from the host to the device
+shape in bfloat16 (quick: on a small one): its pages from the host to the device
 beside a plain copy of as many bytes; its first token after a restart, from disk, beside computing
 it (the files' pages are dropped from the system's cache first); and eight branches of it at once.
 Ratios of one run; the machine's own speed cancels out. With --json the last line is one flat JSON
 object.
 """
 
-import argparse
-import json
 import os
 import statistics
 import tempfile
@@ -18,10 +16,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.table import Table
 
-from bench.random_model import BUNDLED_SHAPE, find_large_model, make_model
+from bench.output import make_parser, show
+from bench.random_model import SMALL_SHAPE, find_large_model, make_model
 from llmos.kernel.executor.engine import PAGE_SIZE, Engine
 from llmos.kernel.executor.protocol import Done, Generate, Hint, Load
 from llmos.syscalls.types import Message, Sampling, Usage
@@ -127,23 +124,15 @@ def drop_from_cache(folder: Path) -> None:
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(prog="bench.swap")
-    parser.add_argument("--quick", action="store_true", help="a small model, a few seconds")
-    parser.add_argument("--json", action="store_true", help="end with one JSON object")
-    options = parser.parse_args()
+    options = make_parser("swap", quick="a small model, a few seconds").parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         model = Path(scratch) / "model"
         if options.quick:
-            make_model(model, BUNDLED_SHAPE, torch.bfloat16)
+            make_model(model, SMALL_SHAPE, torch.bfloat16)
         else:
             model = find_large_model()
         results = measure(str(model), Path(scratch) / "pages")
-    table = Table("what", "value", title=f"{NUM_TOKENS} tokens of pages, CPU")
-    for name, value in results.items():
-        table.add_row(name.replace("_", " "), f"{value:,.4g}")
-    Console().print(table)
-    if options.json:
-        print(json.dumps(results))
+    show(results, f"{NUM_TOKENS} tokens of pages, CPU", as_json=options.json)
 
 
 if __name__ == "__main__":

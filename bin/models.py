@@ -73,16 +73,14 @@ def estimate(
     """What a model needs beside those that a kernel has loaded. E_ARG or E_MODEL without files."""
     if name == "echo":
         raise E_ARG("echo needs no memory; fix: name a model that has weights", field="model")
-    estimates = estimate_on(name, choose_devices(config.device, devices))
-    if estimates is None:
-        run = f"llmos run --model {name} ask hello"
-        raise E_MODEL(f"{name} is not on this machine; fix: give a folder, or fetch it: {run}")
+    own = tuple(one for one in holdings if one.model == name)
     others = tuple(one for one in holdings if one.model != name)
+    devices = tuple(_free(device, own) for device in devices)
+    estimates = estimate_on(name, choose_devices(config.device, devices))
     pools: dict[str, int | None] = {}
     leavers, error = tuple[str, ...](), None
     try:
         plan = plan_model(name, config, devices, others)
-        assert plan is not None
         leavers = plan.leavers
         pools = {grant.device: grant.max_pool_bytes for grant in plan.grants}
     except E_MODEL as failure:
@@ -108,3 +106,9 @@ def estimate(
             )
         )
     return Report(name, tuple(needs), leavers, error)
+
+
+def _free(device: Device, holdings: tuple[Holding, ...]) -> Device:
+    """A device without what these have taken of it."""
+    taken_bytes = sum(one.taken_bytes for one in holdings if one.device == device.name)
+    return msgspec.structs.replace(device, free_bytes=device.free_bytes + taken_bytes)

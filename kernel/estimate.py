@@ -14,11 +14,11 @@ from .devices import HOST, Device
 from .modelfiles import ModelFiles, find_text_config
 
 HOST_LIMITS, GPU_LIMITS = (64, 512), (256, 1024)  # sequences and tokens of a step: the executor's
-CACHED_BYTES = 64 << 20
 MIN_CONTEXT_TOKENS = 2048
 _HOST_PROCESS_BYTES = 256 << 20
 _CUDA_PROCESS_BYTES = 1 << 30
 _NUM_LOGIT_COPIES = 4
+_MAX_KERNEL_DIM = 512
 _ITEM_BYTES = {"float32": 4, "bfloat16": 2}
 _HIDDEN = ("hidden_size", "n_embd", "d_model")
 _LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
@@ -85,9 +85,19 @@ def estimate_model(name: str, files: ModelFiles, device: Device) -> Estimate:
 
 
 def pick_dtype(device: Device, files: ModelFiles) -> str:
-    """The precision that the executor picks by itself: bfloat16 where it is faster."""
-    is_large = device.name != HOST or files.size_bytes > CACHED_BYTES
-    return "bfloat16" if is_large and device.has_bfloat16 else "float32"
+    """The precision that the executor picks by itself: bfloat16 where it is faster.
+
+    On the host its kernels are needed for that.
+    """
+    dims = _find_dims(find_text_config(files.config))
+    is_fast = device.name != HOST or fits_kernels(*dims)
+    return "bfloat16" if is_fast and device.has_bfloat16 else "float32"
+
+
+def fits_kernels(key_dim: int, value_dim: int) -> bool:
+    """Whether the executor's compiled kernels read heads of so many numbers; 0 is not known."""
+    is_even = key_dim % 2 == 0 and value_dim % 16 == 0
+    return is_even and 0 < min(key_dim, value_dim) and max(key_dim, value_dim) <= _MAX_KERNEL_DIM
 
 
 def count_token_numbers(files: ModelFiles) -> int:
@@ -106,15 +116,22 @@ def count_token_numbers(files: ModelFiles) -> int:
 
 
 def _count_by_config(config: dict[str, Any]) -> int:
-    num_layers, num_heads = _find_number(config, _LAYERS), _find_number(config, _HEADS)
-    if not num_layers or not num_heads:
-        return 0
-    if nope_dim := _find_number(config, ("qk_nope_head_dim",)):  # keys are kept for every head
+    num_heads = _find_number(config, _HEADS)
+    if not _find_number(config, ("qk_nope_head_dim",)):  # there keys are kept for every head
+        num_heads = _find_number(config, ("num_key_value_heads",)) or num_heads
+    return _find_number(config, _LAYERS) * num_heads * sum(_find_dims(config))
+
+
+def _find_dims(config: dict[str, Any]) -> tuple[int, int]:
+    """How many numbers a head keeps of a token, as key and as value; 0 where it does not tell."""
+    if nope_dim := _find_number(config, ("qk_nope_head_dim",)):
         key_dim = nope_dim + _find_number(config, ("qk_rope_head_dim",))
-        return num_layers * num_heads * (key_dim + _find_number(config, ("v_head_dim",)))
-    head_dim = _find_number(config, ("head_dim",)) or _find_number(config, _HIDDEN) // num_heads
-    num_key_heads = _find_number(config, ("num_key_value_heads",)) or num_heads
-    return num_layers * num_key_heads * 2 * head_dim
+        return key_dim, _find_number(config, ("v_head_dim",))
+    num_heads = _find_number(config, _HEADS)
+    head_dim = _find_number(config, ("head_dim",))
+    if not head_dim and num_heads:
+        head_dim = _find_number(config, _HIDDEN) // num_heads
+    return head_dim, head_dim
 
 
 def _count_working_bytes(config: dict[str, Any], *, is_host: bool) -> int:

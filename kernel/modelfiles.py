@@ -69,7 +69,8 @@ class ModelFiles(msgspec.Struct, frozen=True):
 
 
 def find_folder(model: str, *, cache: Path | None = None) -> Path | None:
-    """The folder of a model; of a hub id the one in the hub's cache, None if it was not fetched.
+    """The folder of a model; of a hub id the one in the hub's cache, None if it was not fetched
+    as a whole.
 
     `cache` is by default where the hub's own client keeps files. Raises E_MODEL for a path that
     leads nowhere.
@@ -89,7 +90,16 @@ def find_folder(model: str, *, cache: Path | None = None) -> Path | None:
     except HFValidationError:
         reason = f"there is no folder {model}, and no model of the hub can have that name"
         raise E_MODEL(f"{reason}; fix: give a folder with a model's files") from None
-    return Path(path).parent if isinstance(path, str) else None
+    return Path(path).parent if isinstance(path, str) and _is_whole(Path(path).parent) else None
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether all weights are there: who fetched them may have been interrupted."""
+    try:
+        read_shapes(folder)
+    except E_MODEL:
+        return False
+    return True
 
 
 def is_path(model: str) -> bool:

@@ -6,7 +6,7 @@ room for it: models that nobody uses leave, those first that were used longest a
 loaded while it is in `using`; otherwise it may leave at any time, and is loaded again when needed.
 """
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from .drivers.echo import EchoDriver
 from .drivers.local import LocalDriver
 from .drivers.replicas import ReplicatedDriver
 from .estimate import Estimate, estimate_model
+from .fetching import fetch_model
 from .modelfiles import find_folder, read_model_files
 from .room import Plan, plan_load
 from .terminal import Terminal
@@ -37,6 +38,7 @@ DESCRIPTIONS = {
 _CHECKS_PER_IDLE_TIME = 4
 FindDevices = Callable[[], tuple[Device, ...]]
 MakeDriver = Callable[[str], Driver]
+Fetch = Callable[[str], Awaitable[None]]
 
 
 class Model:
@@ -62,11 +64,13 @@ class Models:
         *,
         find_devices: FindDevices = find_devices,
         make_driver: MakeDriver | None = None,
+        fetch: Fetch | None = None,
     ) -> None:
         self._config = config
         self._clock = clock
         self._find_devices = find_devices
         self._make_driver = make_driver or self._make_replicated
+        self._fetch = fetch or self._fetch_apart
         self._by_name: dict[str, Model] = {}
         self._placing = anyio.Lock()
 
@@ -83,6 +87,9 @@ class Models:
     def _make_replicated(self, path: str) -> Driver:
         log, pages = self._config.logs / "executor.log", self._config.pages
         return ReplicatedDriver(lambda: LocalDriver(path, log=log, page_folder=pages))
+
+    async def _fetch_apart(self, path: str) -> None:
+        await fetch_model(path, self._config.logs / "executor.log")
 
     @asynccontextmanager
     async def using(self, name: str, on_load: Callable[[], None]) -> AsyncIterator[Driver]:
@@ -103,45 +110,38 @@ class Models:
         model = self.get(name)
         async with model.loading:
             if model.info is None:
-                grants = await self._make_room(name, model)
                 try:
-                    model.info = await model.driver.start(grants)
+                    model.info = await self._load(name, model)
                 finally:
                     model.watching.clear()
                     if model.info is None:
                         model.holdings = ()
-                model.used_at = self._clock.monotonic()
-                places = model.info.device.split(", ")
-                model.holdings = tuple(one for one in model.holdings if one.device in places)
-                if not model.holdings:
-                    find = self._count_fetched
-                    model.holdings = await anyio.to_thread.run_sync(find, name, places[0])
             return model.info
+
+    async def _load(self, name: str, model: Model) -> ModelInfo:
+        """Fetch it if need be, find a place for it, and load it there."""
+        if await anyio.to_thread.run_sync(find_folder, find_path(name)) is None:
+            await self._fetch(find_path(name))
+        info = await model.driver.start(await self._make_room(name, model))
+        places = info.device.split(", ")
+        model.holdings = tuple(one for one in model.holdings if one.device in places)
+        model.used_at = self._clock.monotonic()
+        return info
 
     async def _make_room(self, name: str, model: Model) -> tuple[Grant, ...]:
         """Where the model may be loaded, once idle ones have left for it. Raises E_MODEL."""
         async with self._placing:
             while True:
                 plan = await anyio.to_thread.run_sync(self._plan, name, self.list_holdings())
-                if plan is None:
-                    return (Grant(self._config.device),)
                 if not plan.leavers:
                     model.holdings = plan.holdings
                     return plan.grants
                 for leaver in plan.leavers:
                     await self._unload(self._by_name[leaver])
 
-    def _plan(self, name: str, holdings: tuple[Holding, ...]) -> Plan | None:
-        """Where a model goes; None if its files have to be fetched first. Waits for the disk."""
+    def _plan(self, name: str, holdings: tuple[Holding, ...]) -> Plan:
+        """Where a model goes. Waits for the disk."""
         return plan_model(name, self._config, self._find_devices(), holdings)
-
-    def _count_fetched(self, name: str, device: str) -> tuple[Holding, ...]:
-        """What a model holds that was fetched while it was loaded. Waits for the disk."""
-        return tuple(
-            Holding(name, place.name, estimate.needed_bytes, 0, num_users=1)
-            for place, estimate in estimate_on(name, self._find_devices()) or ()
-            if place.name.startswith(device)
-        )[:1]
 
     async def _unload(self, model: Model) -> None:
         """Let a model leave that nobody uses. Whoever wants it now waits and loads it again."""
@@ -217,22 +217,21 @@ def find_path(name: str) -> str:
 
 def plan_model(
     name: str, config: Config, devices: tuple[Device, ...], holdings: tuple[Holding, ...]
-) -> Plan | None:
-    """Where a model would go now; None if its files are not on this machine. Raises E_MODEL."""
+) -> Plan:
+    """Where a model would go now. Raises E_MODEL."""
     estimates = estimate_on(name, choose_devices(config.device, devices))
-    if estimates is None:
-        return None
     share, elsewhere = config.model_memory_share, ""
     if all(device.name != HOST for device, _ in estimates):
         elsewhere = "run it on the host with LLMOS_DEVICE=cpu"
     return plan_load(estimates, holdings, share, elsewhere=elsewhere)
 
 
-def estimate_on(name: str, devices: tuple[Device, ...]) -> list[tuple[Device, Estimate]] | None:
-    """What a model needs on each of these devices; None if its files are not on this machine."""
+def estimate_on(name: str, devices: tuple[Device, ...]) -> list[tuple[Device, Estimate]]:
+    """What a model needs on each of these devices. E_MODEL if its files are not here, or broken."""
     folder = find_folder(find_path(name))
     if folder is None:
-        return None
+        run = f"llmos run --model {name} ask hello"
+        raise E_MODEL(f"{name} is not on this machine; fix: give a folder, or fetch it: {run}")
     files = read_model_files(folder)
     return [(device, estimate_model(name, files, device)) for device in devices]
 

@@ -60,7 +60,6 @@ class LlamaCpp:
         self._slots = [Slot() for _ in range(NUM_SLOTS)]
         return {
             "version": llama_cpp.__version__,
-            "system": llama_cpp.llama_print_system_info().decode(),
             "settings": f"batch {NUM_BATCH}, micro-batch {params.n_ubatch}, flash attention auto",
         }
 

@@ -38,12 +38,9 @@ class OpenVino:
         scheduler = openvino_genai.SchedulerConfig()
         scheduler.cache_size = CACHE_GIGABYTES
         scheduler.enable_prefix_caching = True
-        for name, value in options.get("scheduler", {}).items():
-            setattr(scheduler, name, value)
         properties = {
             "INFERENCE_PRECISION_HINT": "bf16",
             "INFERENCE_NUM_THREADS": options["threads"],
-            **options.get("properties", {}),
         }
         self._pipeline = openvino_genai.ContinuousBatchingPipeline(
             folder, scheduler, "CPU", properties

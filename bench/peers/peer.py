@@ -27,9 +27,9 @@ class Peer:
         self._process = process
         self._log = log
 
-    def load(self, model: Path, num_threads: int, **options: Any) -> dict[str, Any]:
+    def load(self, model: Path, num_threads: int) -> dict[str, Any]:
         """Load a model; what the engine says of its version and settings."""
-        return self._ask({"load": {"model": str(model), "threads": num_threads} | options})
+        return self._ask({"load": {"model": str(model), "threads": num_threads}})
 
     def run(self, workload: Workload) -> dict[str, Any]:
         """Run a workload; the answer is that of `serving.drive`, and `others`: processors that

@@ -73,8 +73,3 @@ def make_warm_up(vocab_size: int) -> Workload:
 def to_json(workload: Workload) -> list[list[dict[str, Any]]]:
     """Plain lists and dicts, as `serving.py` reads them."""
     return [[asdict(turn) for turn in session] for session in workload]
-
-
-def count_new(workload: Workload) -> int:
-    """How many tokens all answers have together."""
-    return sum(turn.num_new for session in workload for turn in session)

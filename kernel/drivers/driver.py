@@ -63,6 +63,9 @@ class EmbedJob(msgspec.Struct, frozen=True):
     root: int = 0
 
 
+Job = GenerationJob | ScoreJob | EmbedJob
+
+
 class TextDelta(msgspec.Struct, frozen=True):
     """Text that follows what was delivered before, and how many tokens have been sampled for it."""
 
@@ -84,6 +87,9 @@ class Finished(msgspec.Struct, frozen=True):
     finish_reason: FinishReason
     usage: Usage
     logprobs: tuple[TokenLogprobs, ...] = ()
+
+
+Generated = TextDelta | Note | Finished
 
 
 class ScoredTexts(msgspec.Struct, frozen=True):
@@ -138,7 +144,7 @@ class Driver(Protocol):
         """The operating system's numbers of the processes that hold the model."""
         ...
 
-    def generate(self, job: GenerationJob) -> AsyncGenerator[TextDelta | Note | Finished, None]:
+    def generate(self, job: GenerationJob) -> AsyncGenerator[Generated, None]:
         """Deltas in order, then one Finished; notes anywhere before it.
 
         Closing the generator (`aclose`, or a cancel of the task that reads it) ends the generation.

@@ -233,10 +233,15 @@ def _settle(answer: Answer, reply: StatsReply | TraceReply | None) -> None:
         answer.set_result(reply)
 
 
-async def _spawn(connection: socket.socket, log: Path) -> asyncio.subprocess.Process:
-    """Start a worker with its end of the socket, its output in the log."""
+def make_environment() -> dict[str, str]:
+    """The variables with which another Python finds this llmos."""
     home = str(Path(llmos.__file__).parent.parent)
     path = os.pathsep.join(filter(None, (home, os.environ.get("PYTHONPATH"))))
+    return {**os.environ, "PYTHONPATH": path}
+
+
+async def _spawn(connection: socket.socket, log: Path) -> asyncio.subprocess.Process:
+    """Start a worker with its end of the socket, its output in the log."""
     log.parent.mkdir(parents=True, exist_ok=True)
     fd = connection.fileno()
     with log.open("ab") as output:
@@ -246,6 +251,6 @@ async def _spawn(connection: socket.socket, log: Path) -> asyncio.subprocess.Pro
             stdout=output,
             stderr=output,
             pass_fds=(fd,),
-            env={**os.environ, "PYTHONPATH": path},
+            env=make_environment(),
             start_new_session=True,
         )

@@ -46,18 +46,17 @@ from ..stats import StatsReply, TraceReply
 from .driver import (
     EmbeddedTexts,
     EmbedJob,
-    Finished,
+    Generated,
     GenerationJob,
     Grant,
+    Job,
     ModelInfo,
-    Note,
     ScoredTexts,
     ScoreJob,
-    TextDelta,
     Wait,
 )
 from .life import LIMITS, Life, Limits
-from .trial import End, Flight, Item, Job, choose_running
+from .trial import End, Flight, Item, choose_running
 
 _TOKEN_BYTES = 5  # of a token id in a frame, at most
 _LEAVING_SECONDS = 10.0
@@ -133,13 +132,11 @@ class LocalDriver:
         """The same for who knows that there is one at most."""
         return next(iter(self.process_ids), None)
 
-    async def generate(
-        self, job: GenerationJob
-    ) -> AsyncGenerator[TextDelta | Note | Finished, None]:
+    async def generate(self, job: GenerationJob) -> AsyncGenerator[Generated, None]:
         """Deltas, then Finished; closing it cancels within a step. Raises typed errors."""
         async with aclosing(self._fly(job)) as items:
             async for item in items:
-                if isinstance(item, TextDelta | Note | Finished):
+                if isinstance(item, Generated):
                     yield item
 
     async def score(self, job: ScoreJob) -> ScoredTexts:
@@ -326,8 +323,16 @@ class LocalDriver:
                     reason = "the model's files changed while the executor was started again"
                     self._end(flight, E_MODEL(reason, partial=flight.text))
 
+    async def _stop_restarting(self) -> None:
+        """Nobody waits for the process that is being started again."""
+        restart, self._restarting = self._restarting, None
+        if restart:
+            restart.cancel()
+            await asyncio.wait([restart])
+
     async def unload(self) -> None:
         """End the process in good order: pages that were to be kept are on disk afterwards."""
+        await self._stop_restarting()
         life, self._life, self._fingerprint = self._life, None, ""
         if life:
             await life.leave(_LEAVING_SECONDS)
@@ -336,9 +341,7 @@ class LocalDriver:
         """End the process and with it every generation."""
         for flight in tuple(self._flights.values()):
             self._end(flight, E_CANCELLED("the model is given back", partial=flight.text))
-        if self._restarting:
-            self._restarting.cancel()
-            await asyncio.wait([self._restarting])
+        await self._stop_restarting()
         life, self._life = self._life, None
         if life:
             await life.aclose()

@@ -19,14 +19,13 @@ from .driver import (
     Driver,
     EmbeddedTexts,
     EmbedJob,
-    Finished,
+    Generated,
     GenerationJob,
     Grant,
+    Job,
     ModelInfo,
-    Note,
     ScoredTexts,
     ScoreJob,
-    TextDelta,
     Wait,
 )
 
@@ -111,16 +110,17 @@ class ReplicatedDriver:
         Raises E_MODEL if no place is left.
         """
         replicas = [Replica(self._make(), grant) for grant in grants]
+        running: tuple[Replica, ...] = ()
         try:
             async with anyio.create_task_group() as tasks:
                 for replica in replicas:
                     tasks.start_soon(replica.start)
+            running = tuple(replica for replica in replicas if replica.info)
         finally:
             with anyio.CancelScope(shield=True):
                 for replica in replicas:
-                    if replica.info is None:
+                    if replica not in running:
                         await replica.driver.aclose()
-        running = tuple(replica for replica in replicas if replica.info)
         infos = [replica.info for replica in running if replica.info]
         if not infos:
             raise next(replica.failure for replica in replicas if replica.failure)
@@ -135,7 +135,7 @@ class ReplicatedDriver:
         """Those of all replicas."""
         return tuple(one for replica in self.replicas for one in replica.driver.process_ids)
 
-    def _choose(self, job: GenerationJob | ScoreJob | EmbedJob) -> Replica:
+    def _choose(self, job: Job) -> Replica:
         if not self.replicas:
             raise E_MODEL("the model is not loaded")
         home = self._homes.find(job.pid, job.root)
@@ -143,9 +143,7 @@ class ReplicatedDriver:
         self._homes.put(job.pid, job.root, chosen)
         return self.replicas[chosen]
 
-    async def generate(
-        self, job: GenerationJob
-    ) -> AsyncGenerator[TextDelta | Note | Finished, None]:
+    async def generate(self, job: GenerationJob) -> AsyncGenerator[Generated, None]:
         """What the chosen replica's driver gives."""
         with self._choose(job).working() as driver:
             async with aclosing(driver.generate(job)) as items:

@@ -12,19 +12,9 @@ from llmos.syscalls.errors import ErrorReply
 from llmos.syscalls.types import TokenLogprobs
 
 from ..executor.protocol import Done, Embed, Embedded, Generate, Score, Scored, Token
-from .driver import (
-    EmbeddedTexts,
-    EmbedJob,
-    Finished,
-    GenerationJob,
-    Note,
-    ScoredTexts,
-    ScoreJob,
-    TextDelta,
-)
+from .driver import EmbeddedTexts, EmbedJob, Finished, Job, Note, ScoredTexts, ScoreJob, TextDelta
 
 PROBATION_TOKENS = 64
-Job = GenerationJob | ScoreJob | EmbedJob
 End = Finished | ScoredTexts | EmbeddedTexts
 Item = TextDelta | Note | End
 

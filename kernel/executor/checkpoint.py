@@ -4,7 +4,6 @@ A hub id becomes a folder of the hub's cache first; from there on everything is 
 with a folder is said in a line and with the fix, before transformers meets it.
 """
 
-import os
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,8 @@ from typing import Any
 from llmos.syscalls.errors import E_MODEL
 
 from ..modelfiles import is_path, read_config, read_shapes
+from .fetch import fetch
 
-_WANTED = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]
 _SLICE_BYTES = 1 << 16
 _NUM_SLICES = 64
 
@@ -24,7 +23,7 @@ def find_checkpoint(model: str) -> Path:
     if not folder.is_dir():
         if is_path(model):
             raise E_MODEL(f"there is no folder {model}; fix: give a folder with a model's files")
-        folder = _fetch(model)
+        folder = fetch(model)
     _check_kind(folder, read_config(folder))
     read_shapes(folder)
     return folder
@@ -41,20 +40,6 @@ def _check_kind(folder: Path, config: dict[str, Any]) -> None:
         if config.get("auto_map"):
             reason += ", and code that comes with a model (auto_map) is never run"
         raise E_MODEL(f"{reason}; fix: take a model of a known type, or a newer transformers")
-
-
-def _fetch(model: str) -> Path:
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(model, allow_patterns=_WANTED))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).strip().partition("\n")[0][:200] or type(error).__name__
-        raise E_MODEL(
-            f"cannot reach the model hub for {model}: {reason}; fix: give a folder"
-        ) from None
 
 
 def compute_fingerprint(folder: Path, *facts: str) -> str:

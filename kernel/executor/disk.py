@@ -24,6 +24,7 @@ from .pagefile import (
     read_page_file,
     write_page_file,
 )
+from .shortage import is_out_of_memory
 
 MAX_QUEUED_BYTES = 128 << 20
 _SHARE_OF_FREE = 0.1
@@ -169,11 +170,15 @@ class DiskTier:
 
     def _read(self, name: bytes) -> Outcome:
         started = time.monotonic()
-        buffer = self._make_buffer()
         try:
+            buffer = self._make_buffer()
             read_page_file(self._folder, self._tag, name, buffer)
         except (OSError, BadPage) as error:
             return Outcome("read", name, error=error)
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            return Outcome("read", name)  # nothing is wrong with the file
         return Outcome("read", name, time.monotonic() - started, buffer)
 
     def _unlink(self, name: bytes) -> Outcome:

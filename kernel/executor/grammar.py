@@ -43,6 +43,8 @@ _NO_FORCING = '\n%llguidance {"no_forcing": true}\n'
 _NUM_THREADS = 2
 _WAIT_SECONDS = 0.02
 _EMBEDDED = re.compile(r"%json\s*(?=\{)")
+_PLACE = re.compile(r"^at \d+\(\d+\): ")
+_EXCERPT = "\n   1 | "  # where the library's copy of the grammar begins in what it says
 
 
 class Constraint:
@@ -110,7 +112,7 @@ class GrammarCompiler:
         compilation = self._compilations[number] = _Compilation(Future())
 
         def compile_in_time() -> Constraint:
-            tokenizer = self._make_tokenizer()
+            tokenizer = self._make_tokenizer(grammar)
             compilation.begun = time.monotonic()
             return _compile(grammar, tokenizer)
 
@@ -145,14 +147,21 @@ class GrammarCompiler:
         """End the threads; a compilation under way is not waited for."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    def _make_tokenizer(self) -> "LLTokenizer":
-        """The tokenizer as the library wants it: half a second for 150,000 tokens, once."""
+    def _make_tokenizer(self, grammar: Grammar) -> "LLTokenizer":
+        """The tokenizer as the library wants it: half a second for 150,000 tokens, once.
+
+        E_GRAMMAR for one of a family that the library does not know.
+        """
         from llguidance.hf import from_tokenizer
 
         with self._making:
             if self._made is None:
                 ends = self._ends or None
-                self._made = from_tokenizer(self._tokenizer, self._num_tokens, ends)
+                try:
+                    self._made = from_tokenizer(self._tokenizer, self._num_tokens, ends)
+                except ValueError as error:
+                    reason = f"no grammar works with this model's tokenizer: {error}"
+                    raise E_GRAMMAR(reason[:300], field=_FIELDS[grammar.kind]) from None
             return self._made
 
 
@@ -166,6 +175,8 @@ def _compile(grammar: Grammar, tokenizer: "LLTokenizer") -> Constraint:
     if not matcher.is_error() and not warnings:
         matcher.compute_bitmask()  # some limits are met with the first token only
     if reason := matcher.get_error() or " ".join(warnings):
+        if grammar.kind != "lark":  # places and lines are those of our translation
+            reason = _PLACE.sub("", reason.partition(_EXCERPT)[0])
         raise E_GRAMMAR(_first_lines(reason), field=_FIELDS[grammar.kind])
     return Constraint(matcher, tokenizer.vocab_size)
 

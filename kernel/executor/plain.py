@@ -3,7 +3,6 @@
 The pages that a query reads are gathered side by side, then torch's own attention runs on them.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from .attention import Chunk, LayerShape, Step, Window
+from .attention import Chunk, Step, Window
+from .slots import SlotPool
 
 
 @dataclass(frozen=True)
@@ -22,36 +22,14 @@ class View:
     mask: torch.Tensor
 
 
-class PlainPool:
-    """Per layer, keys and values of every slot: [slots, heads, dim]."""
-
-    def __init__(
-        self,
-        layers: Sequence[LayerShape],
-        *,
-        num_pages: int,
-        page_size: int,
-        dtype: torch.dtype,
-        device: torch.device,
-    ) -> None:
-        self.num_pages = num_pages
-        self.page_size = page_size
-        self._dtype, self._device = dtype, device
-        slots = num_pages * page_size
-        self.keys = [
-            _make_zeros((slots, one.num_heads, one.key_dim), dtype, device) for one in layers
-        ]
-        self.values = [
-            _make_zeros((slots, one.num_heads, one.value_dim), dtype, device) for one in layers
-        ]
-        self._step: Step | None = None
-        self._slots = self._tails = torch.empty(0)
-        self._views: dict[tuple[Window, int], View] = {}
+class PlainPool(SlotPool):
+    """The slots that a step reads are copied side by side."""
 
     def resize(self, num_pages: int) -> None:
         """`keys` and `values` have so many pages now; what was known of a step is forgotten."""
-        self.num_pages = num_pages
-        self._step, self._views = None, {}
+        super().resize(num_pages)
+        self._slots = self._tails = torch.empty(0)
+        self._views: dict[tuple[Window, int], View] = {}
 
     def write(self, layer: int, key: torch.Tensor, value: torch.Tensor, step: Step) -> None:
         """Put the step's keys and values [1, heads, tokens, dim] into their slots."""
@@ -136,14 +114,6 @@ class PlainPool:
         mask = torch.zeros(hidden.shape, dtype=self._dtype, device=self._device)
         mask.masked_fill_(torch.from_numpy(hidden).to(self._device), float("-inf"))
         return View(torch.from_numpy(pages).to(self._device), mask.unsqueeze(1))
-
-
-def _make_zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    """Zeros. On the host the memory is untouched until used."""
-    if device.type != "cpu":
-        return torch.zeros(shape, dtype=dtype, device=device)
-    numbers = np.zeros(shape, np.float32 if dtype.itemsize == 4 else np.int16)
-    return torch.from_numpy(numbers).view(dtype)
 
 
 def _attend_decodes(

@@ -58,14 +58,15 @@ def make_triton_pool(model: Model, *, num_pages: int, page_size: int) -> "Triton
     """A pool for Triton's ops, which import triton."""
     from .gpu.pool import TritonPool
 
-    return TritonPool(
+    pool = TritonPool(
         model.layers,
         num_pages=num_pages,
         page_size=page_size,
         dtype=model.dtype,
         device=model.device,
-        wanted_programs=count_programs(model.device),
     )
+    pool.wanted_programs = count_programs(model.device)
+    return pool
 
 
 def make_decoder(model: Model, pool: AnyPool, *, max_running: int) -> Decoder | None:

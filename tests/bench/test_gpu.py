@@ -15,18 +15,18 @@ from bench.gpu import (
     measure_decode,
     measure_device,
 )
-from bench.random_model import BUNDLED_SHAPE, QWEN3_8B_SHAPE
+from bench.random_model import QWEN3_8B_SHAPE, SMALL_SHAPE
 from bench.stepping import Loop
 
 CPU = torch.device("cpu")
 
 
 def test_the_weights_that_multiply_are_the_matrices_of_the_layers() -> None:
-    network = AutoModelForCausalLM.from_config(BUNDLED_SHAPE)
+    network = AutoModelForCausalLM.from_config(SMALL_SHAPE)
 
     counted = sum(one.numel() for one in network.model.layers.parameters() if one.dim() == 2)
 
-    assert count_product_weights(BUNDLED_SHAPE) == counted
+    assert count_product_weights(SMALL_SHAPE) == counted
 
 
 def test_an_eight_billion_shape_has_about_eight_billion_weights() -> None:
@@ -37,15 +37,15 @@ def test_an_eight_billion_shape_has_about_eight_billion_weights() -> None:
 
 
 def test_a_step_reads_its_weights_once_and_every_token_s_pages() -> None:
-    alone = count_step_bytes(BUNDLED_SHAPE, 2, 0)
+    alone = count_step_bytes(SMALL_SHAPE, 2, 0)
 
-    weights = count_product_weights(BUNDLED_SHAPE) + 4096 * 256
+    weights = count_product_weights(SMALL_SHAPE) + 4096 * 256
     assert alone == 2 * weights
-    assert count_step_bytes(BUNDLED_SHAPE, 2, 10) - alone == 2 * 10 * 6 * 2 * (64 + 64)
+    assert count_step_bytes(SMALL_SHAPE, 2, 10) - alone == 2 * 10 * 6 * 2 * (64 + 64)
 
 
 def test_a_longer_prompt_costs_its_products_and_its_square() -> None:
-    one, two = (count_prefill_operations(BUNDLED_SHAPE, size) for size in (1000, 2000))
+    one, two = (count_prefill_operations(SMALL_SHAPE, size) for size in (1000, 2000))
 
     assert two - 2 * one == pytest.approx(2 * 2.0 * 6 * 4 * 64 * 1000**2)
 
@@ -74,7 +74,7 @@ def test_the_device_s_rates_are_rates() -> None:
 
 
 def test_a_decode_is_timed_on_any_device() -> None:
-    model = make_model_on(CPU, BUNDLED_SHAPE)
+    model = make_model_on(CPU, SMALL_SHAPE)
 
     seconds, num_graphs = measure_decode(model, QUICK, 3, wants_graphs=True)
 
@@ -83,7 +83,7 @@ def test_a_decode_is_timed_on_any_device() -> None:
 
 
 def test_a_loop_answers_the_same_in_company() -> None:
-    model = make_model_on(CPU, BUNDLED_SHAPE)
+    model = make_model_on(CPU, SMALL_SHAPE)
     prompts = make_prompts(3, 20, 4096)
 
     def answer(chosen: list[list[int]]) -> list[list[int]]:

@@ -5,13 +5,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench.random_model import BUNDLED_SHAPE, make_model
+from bench.random_model import SMALL_SHAPE, make_model
 from bench.swap import NUM_TOKENS, measure
 
 
 @pytest.mark.slow
 def test_a_context_is_restored_and_forked_without_computing_it_again(tmp_path: Path) -> None:
-    make_model(tmp_path / "model", BUNDLED_SHAPE, torch.bfloat16)
+    make_model(tmp_path / "model", SMALL_SHAPE, torch.bfloat16)
 
     results = measure(str(tmp_path / "model"), tmp_path / "pages")
 

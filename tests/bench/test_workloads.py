@@ -6,7 +6,6 @@ from bench.peers.workloads import (
     NUM_SHARED,
     TITLES,
     Workload,
-    count_new,
     make_warm_up,
     make_workload,
 )
@@ -32,7 +31,9 @@ def test_rounds_begin_differently(name: str) -> None:
 
 @pytest.mark.parametrize(("name", "num_new"), [("a", 128), ("b", 2048), ("c", 2048), ("d", 2048)])
 def test_a_workload_asks_for_its_tokens(name: str, num_new: int) -> None:
-    assert count_new(make_workload(name, 0, VOCABULARY)) == num_new
+    workload = make_workload(name, 0, VOCABULARY)
+
+    assert sum(turn.num_new for session in workload for turn in session) == num_new
 
 
 def test_prompts_of_b_share_nothing_and_those_of_c_their_prefix() -> None:

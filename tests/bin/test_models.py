@@ -49,10 +49,12 @@ def test_an_estimate_counts_what_a_kernel_has_given_the_same_model_as_its_own(
     tmp_path: Path,
 ) -> None:
     holding = Holding("demo", "cpu", 7 << 30, 6 << 30, num_users=1)
+    full = (Device("cpu", "host memory", 8 << 30, 0),)
 
-    report = estimate("demo", Config(home=tmp_path), HOST, (holding,))
+    report = estimate("demo", Config(home=tmp_path), full, (holding,))
 
     assert report.error is None
+    assert report.needs[0].free_bytes == 6 << 30
 
 
 def test_a_model_that_does_not_fit_is_an_error_with_numbers_and_two_fixes(tmp_path: Path) -> None:

@@ -141,12 +141,16 @@ def test_a_name_is_a_folder_or_an_id_of_the_hub(tmp_path: Path) -> None:
         find_folder("no such name")
 
 
-def test_a_model_that_was_fetched_is_found_in_the_cache(tmp_path: Path) -> None:
+def test_a_model_that_was_fetched_as_a_whole_is_found_in_the_cache(tmp_path: Path) -> None:
     snapshot = tmp_path / "models--org--name" / "snapshots" / ("0" * 40)
     snapshot.mkdir(parents=True)
     (snapshot / "config.json").write_text("{}")
     refs = tmp_path / "models--org--name" / "refs"
     refs.mkdir()
     (refs / "main").write_text("0" * 40)
+    before = find_folder("org/name", cache=tmp_path)
 
+    write_weights(snapshot / "model.safetensors", {"a": WEIGHT})
+
+    assert before is None
     assert find_folder("org/name", cache=tmp_path) == snapshot

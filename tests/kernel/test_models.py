@@ -1,6 +1,8 @@
 """Models by name: one driver each, loaded once whoever asks, and gone when nobody does."""
 
 import json
+import os
+import shutil
 import struct
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
@@ -18,6 +20,7 @@ from llmos.kernel.drivers.driver import GenerationJob, Grant, ModelInfo, TextDel
 from llmos.kernel.drivers.echo import EchoDriver
 from llmos.kernel.drivers.replicas import ReplicatedDriver
 from llmos.kernel.models import DEMO_FOLDER, DESCRIPTIONS, Models, choose_devices
+from llmos.kernel.terminal import Terminal
 from llmos.syscalls.errors import E_MODEL
 from llmos.syscalls.tasks import running
 from llmos.syscalls.types import Message
@@ -326,19 +329,83 @@ async def test_a_gpu_where_the_replica_failed_is_free_for_others(
     assert [one.device for one in models.list_holdings()] == ["cuda:1"]
 
 
-async def test_a_model_that_is_not_on_this_machine_is_left_to_the_executor(
-    config: Config, clock: VirtualClock
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of org/name in a hub's cache of our own; it is not fetched yet."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    repository = tmp_path / "cache" / "models--org--name"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text("0" * 40)
+    (repository / "snapshots").mkdir()
+    return repository / "snapshots" / ("0" * 40)
+
+
+def begin_fetch(target: Path) -> None:
+    """What there is when a fetch is interrupted: the configuration, and no weights."""
+    target.mkdir()
+    (target / "config.json").write_text("{}")
+
+
+def make_fetching(
+    config: Config, clock: VirtualClock, machine: Machine, source: str, target: Path
+) -> Models:
+    """Models whose hub has one, the folder `source`."""
+
+    async def fetch(model: str) -> None:
+        machine.events.append(f"fetch {model}")
+        shutil.rmtree(target, ignore_errors=True)
+        shutil.copytree(source, target, copy_function=os.link)
+
+    return Models(
+        config,
+        clock,
+        find_devices=machine.find_devices,
+        make_driver=machine.make_driver,
+        fetch=fetch,
+    )
+
+
+@pytest.mark.parametrize("is_interrupted", [False, True])
+async def test_a_model_that_is_not_on_this_machine_is_fetched_and_has_a_place_as_any_other(
+    config: Config,
+    clock: VirtualClock,
+    make_folder: Callable[[str], str],
+    hub: Path,
+    is_interrupted: bool,
 ) -> None:
     machine = Machine(cpu=20 * GIB)
-    models = make_models(config, clock, machine)
-    driver = models.get("org/not-fetched-yet").driver
-    assert isinstance(driver, Weighty)
-    driver.failure = E_MODEL("cannot reach the model hub")
+    models = make_fetching(config, clock, machine, make_folder("source"), hub)
+    if is_interrupted:
+        begin_fetch(hub)
 
-    with pytest.raises(E_MODEL, match="hub"):
-        await models.load("org/not-fetched-yet")
+    await models.load("org/name")
 
-    assert machine.events == ["load not-fetched-yet"]
+    assert machine.events == ["fetch org/name", "load name"]
+    assert [(one.model, one.device) for one in models.list_holdings()] == [("org/name", "cpu")]
+
+
+async def test_a_model_that_was_fetched_and_does_not_fit_is_not_loaded(
+    config: Config, clock: VirtualClock, make_folder: Callable[[str], str], hub: Path
+) -> None:
+    machine = Machine(cpu=3 * GIB)
+    models = make_fetching(config, clock, machine, make_folder("source"), hub)
+
+    with pytest.raises(E_MODEL, match=r"org/name needs .* GiB on cpu .*; fix:"):
+        await models.load("org/name")
+
+    assert machine.events == ["fetch org/name"]
+
+
+async def test_who_is_refused_hears_of_the_next_try_too(
+    config: Config, clock: VirtualClock, make_folder: Callable[[str], str]
+) -> None:
+    models, name = make_models(config, clock, Machine(cpu=1)), make_folder("large")
+    models.get(name).watching.add(Terminal())
+
+    with pytest.raises(E_MODEL, match="needs"):
+        await models.load(name)
+
+    assert not models.get(name).watching
 
 
 @pytest.mark.parametrize(

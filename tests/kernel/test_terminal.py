@@ -131,15 +131,11 @@ async def test_answers_find_their_questions_in_any_order() -> None:
 
 
 async def test_a_question_from_behind_is_shown_when_its_process_comes_to_the_front() -> None:
-    terminal = Terminal()
+    terminal, answers = Terminal(), list[str | None]()
     terminal.bring_to_front(1)
-    answers: list[str | None] = []
-
-    async def ask() -> None:
-        answers.append(await terminal.ask(2, "name?", ()))
 
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(ask)
+        tasks.start_soon(ask_into, answers, terminal, 2)
         assert await terminal.next_event() == Notice(
             "process 2 waits in the background to ask: name?"
         )
@@ -150,20 +146,22 @@ async def test_a_question_from_behind_is_shown_when_its_process_comes_to_the_fro
     assert answers == ["Ada"]
 
 
-async def test_a_question_from_behind_ends_with_the_person() -> None:
-    terminal = Terminal()
-    terminal.bring_to_front(1)
-    answers: list[str | None] = []
+async def ask_into(answers: list[str | None], terminal: Terminal, pid: int) -> None:
+    answers.append(await terminal.ask(pid, "name?", ()))
 
-    async def ask() -> None:
-        answers.append(await terminal.ask(2, "name?", ()))
+
+@pytest.mark.parametrize("front", [1, 2])
+async def test_a_question_ends_with_the_person_from_behind_too(front: int) -> None:
+    terminal, answers = Terminal(), list[str | None]()
+    terminal.bring_to_front(front)
 
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(ask)
+        tasks.start_soon(ask_into, answers, terminal, 2)
         await terminal.next_event()
         terminal.close()
 
     assert answers == [None]
+    assert await terminal.ask(2, "anybody?", ()) is None
 
 
 def test_who_ends_leaves_the_front_to_the_one_before() -> None:
@@ -190,22 +188,6 @@ async def test_a_second_answer_and_an_unknown_one_change_nothing() -> None:
     async with running() as tasks:
         tasks.start_soon(answer_twice)
         assert await terminal.ask(1, "?", ()) == "first"
-
-
-async def test_questions_end_when_the_person_leaves() -> None:
-    terminal = Terminal()
-    answers: list[str | None] = []
-
-    async def ask() -> None:
-        answers.append(await terminal.ask(1, "?", ()))
-
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(ask)
-        await terminal.next_event()
-        terminal.close()
-
-    assert answers == [None]
-    assert await terminal.ask(1, "anybody?", ()) is None
 
 
 async def test_a_question_nobody_waits_for_any_more_is_forgotten() -> None:
@@ -252,26 +234,26 @@ async def test_a_writer_waits_for_a_person_who_reads_slowly() -> None:
         await terminal.wait_for_room()
 
 
-async def test_every_writer_goes_on_when_the_person_reads() -> None:
-    terminal = Terminal()
+@pytest.mark.parametrize("has_left", [False, True])
+async def test_every_writer_goes_on_when_the_person_reads_or_has_left(has_left: bool) -> None:
+    terminal, went_on = Terminal(), list[int]()
     terminal.emit(Output(1, "x" * (ROOM_CHARS + 1)))
 
-    with anyio.fail_after(5):
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(terminal.wait_for_room)
-            tasks.start_soon(terminal.wait_for_room)
-            await anyio.wait_all_tasks_blocked()
-            await terminal.next_event()
-
-
-async def test_a_writer_does_not_wait_for_a_person_who_left() -> None:
-    terminal = Terminal()
-    terminal.emit(Output(1, "x" * (ROOM_CHARS + 1)))
+    async def write(number: int) -> None:
+        await terminal.wait_for_room()
+        went_on.append(number)
 
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(terminal.wait_for_room)
+        tasks.start_soon(write, 1)
+        tasks.start_soon(write, 2)
         await anyio.wait_all_tasks_blocked()
-        terminal.close()
+        assert went_on == []
+        if has_left:
+            terminal.close()
+        else:
+            await terminal.next_event()
+
+    assert sorted(went_on) == [1, 2]
 
 
 async def test_a_person_with_too_much_unread_text_is_given_up() -> None:

@@ -1,10 +1,9 @@
 """Keys and values in pages on a GPU: they are read where they are, never gathered."""
 
-from collections.abc import Sequence
-
 import torch
 
 from ..attention import LayerShape, Step, Window
+from ..slots import SlotPool
 from . import ops
 from .blocks import Blocks, choose_blocks, count_turns, round_up_to_power
 from .layout import Layout, lay_out
@@ -12,41 +11,15 @@ from .layout import Layout, lay_out
 _TOKENS_PER_WRITE = 16
 
 
-class TritonPool:
-    """Per layer, keys and values of every slot: [slots, heads, dim].
+class TritonPool(SlotPool):
+    """The slots are read where they are. `wanted_programs` keep the device busy."""
 
-    `wanted_programs` is how many programs keep the device busy.
-    """
-
-    def __init__(
-        self,
-        layers: Sequence[LayerShape],
-        *,
-        num_pages: int,
-        page_size: int,
-        dtype: torch.dtype,
-        device: torch.device,
-        wanted_programs: int,
-    ) -> None:
-        self._layers = layers
-        self.num_pages = num_pages
-        self.page_size = page_size
-        self._device = device
-        self._wanted_programs = wanted_programs
-        slots = num_pages * page_size
-
-        def make_zeros(num_heads: int, dim: int) -> torch.Tensor:
-            return torch.zeros(slots, num_heads, dim, dtype=dtype, device=device)
-
-        self.keys = [make_zeros(one.num_heads, one.key_dim) for one in layers]
-        self.values = [make_zeros(one.num_heads, one.value_dim) for one in layers]
-        self._step: Step | None = None
-        self._layout: Layout | None = None
+    wanted_programs = 1
 
     def resize(self, num_pages: int) -> None:
         """`keys` and `values` have so many pages now; what was known of a step is forgotten."""
-        self.num_pages = num_pages
-        self._step = self._layout = None
+        super().resize(num_pages)
+        self._layout: Layout | None = None
 
     def prepare(self, step: Step, layout: Layout) -> None:
         """Run this step by a layout that its maker keeps up to date."""
@@ -109,7 +82,7 @@ class TritonPool:
     def _count_turns(self, layout: Layout, shape: LayerShape, window: Window) -> int:
         return count_turns(
             len(layout.decodes) * shape.num_heads,
-            wanted_programs=self._wanted_programs,
+            wanted_programs=self.wanted_programs,
             max_tokens=min(layout.max_tokens, window or layout.max_tokens),
         )
 

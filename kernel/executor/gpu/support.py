@@ -48,7 +48,6 @@ def attends_to_itself(device: torch.device) -> bool:
         page_size=size,
         dtype=torch.float32,
         device=device,
-        wanted_programs=1,
     )
     row = torch.arange(1.0, size + 1, device=device).view(1, 1, 1, size)
     step = Step(pool, np.zeros(1, np.int64), 1, [Chunk(0, 1, 0, np.zeros(1, np.int32))])

@@ -1,6 +1,7 @@
 """Replicas: which one a job goes to, and what becomes of one that cannot be started."""
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 
 import anyio
 import pytest
@@ -119,37 +120,40 @@ async def test_there_is_a_driver_for_every_place_and_each_can_do_everything() ->
     assert (len(scored.tokens), len(embedded.vectors)) == (1, 1)
 
 
+@asynccontextmanager
+async def under_way(driver: ReplicatedDriver, *jobs: GenerationJob) -> AsyncIterator[list[int]]:
+    """These jobs, begun one after another and held; how many of them each replica has."""
+    for one in jobs:
+        driver.pause(one.pid)
+    async with anyio.create_task_group() as tasks:
+        for one in jobs:
+            tasks.start_soon(run, driver, one)
+            await anyio.wait_all_tasks_blocked()
+        yield count_jobs(driver)
+        for one in jobs:
+            driver.resume(one.pid)
+
+
+def count_jobs(driver: ReplicatedDriver) -> list[int]:
+    return [replica.num_jobs for replica in driver.replicas]
+
+
 async def test_jobs_side_by_side_are_spread_and_counted_until_they_end() -> None:
     driver, _ = build()
     await driver.start(PLACES)
-    driver.pause(1)
-    driver.pause(2)
 
-    async with anyio.create_task_group() as tasks:
-        for pid in (1, 2):
-            tasks.start_soon(run, driver, job(pid))
-            await anyio.wait_all_tasks_blocked()
-        assert [replica.num_jobs for replica in driver.replicas] == [1, 1]
-        driver.resume(1)
-        driver.resume(2)
+    async with under_way(driver, job(1), job(2)) as num_jobs:
+        assert num_jobs == [1, 1]
 
-    assert [replica.num_jobs for replica in driver.replicas] == [0, 0]
+    assert count_jobs(driver) == [0, 0]
 
 
 async def test_a_family_of_processes_stays_together() -> None:
     driver, _ = build()
     await driver.start(PLACES)
-    driver.pause(1)
-    driver.pause(3)
 
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(run, driver, job(1))
-        await anyio.wait_all_tasks_blocked()
-        tasks.start_soon(run, driver, job(3, root=1))
-        await anyio.wait_all_tasks_blocked()
-        assert [replica.num_jobs for replica in driver.replicas] == [2, 0]
-        driver.resume(1)
-        driver.resume(3)
+    async with under_way(driver, job(1), job(3, root=1)) as num_jobs:
+        assert num_jobs == [2, 0]
 
 
 async def test_a_generation_that_is_given_up_is_counted_no_more() -> None:
@@ -158,10 +162,10 @@ async def test_a_generation_that_is_given_up_is_counted_no_more() -> None:
 
     deltas = driver.generate(job(1))
     await anext(deltas)
-    assert [replica.num_jobs for replica in driver.replicas] == [1, 0]
+    assert count_jobs(driver) == [1, 0]
     await deltas.aclose()
 
-    assert [replica.num_jobs for replica in driver.replicas] == [0, 0]
+    assert count_jobs(driver) == [0, 0]
 
 
 async def test_a_place_that_fails_is_done_without() -> None:
@@ -238,3 +242,27 @@ async def test_a_start_that_is_cancelled_leaves_nothing() -> None:
         tasks.cancel_scope.cancel()
 
     assert closed == ["process"] * 2 + ["driver"] * 2
+
+
+async def test_a_start_that_is_cancelled_closes_the_places_that_were_ready_too() -> None:
+    closed: list[str] = []
+
+    class Uneven(Place):
+        async def start(self, grants: tuple[Grant, ...] = (Grant(),)) -> ModelInfo:
+            info = await super().start(grants)
+            if self.device == "cuda:1":
+                await anyio.sleep_forever()
+            return info
+
+        async def aclose(self) -> None:
+            closed.append(self.device)
+
+    driver = ReplicatedDriver(Uneven)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(driver.start, PLACES)
+        await anyio.wait_all_tasks_blocked()
+        tasks.cancel_scope.cancel()
+
+    assert closed == ["cuda:0", "cuda:1"]
+    assert driver.process_ids == ()

@@ -24,7 +24,7 @@ from transformers import (
 from llmos.kernel.drivers.local import LocalDriver
 from llmos.kernel.executor.engine import Engine
 from llmos.kernel.executor.model import Model, load_model
-from llmos.kernel.executor.protocol import Load
+from llmos.kernel.executor.protocol import Embed, Generate, Load, Output, Score
 
 # What a prompt's tokens, and so a test's answers, depend on: nothing that is edited.
 TRAINING = Path(__file__).parent / "data" / "training.txt"
@@ -107,6 +107,17 @@ def save_checkpoint(name: str, folder: Path, **changes: Any) -> Path:
     model.save_pretrained(folder)
     make_tokenizer().save_pretrained(folder)
     return folder
+
+
+def run(engine: Engine, *requests: Generate | Score | Embed) -> list[Output]:
+    """What comes of these requests, and of those under way, up to their ends."""
+    for request in requests:
+        engine.submit(request)
+    outputs: list[Output] = []
+    while engine.has_work:
+        outputs += engine.step()
+        engine.check_integrity()
+    return outputs
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -9,9 +10,11 @@ import torch
 from llmos.kernel.executor.attention import Chunk, LayerShape, Pool, Step, Window
 from llmos.kernel.executor.native.pool import NativePool
 from llmos.kernel.executor.plain import PlainPool
+from llmos.kernel.executor.slots import SlotPool
 
 PAGE_SIZE = 16
 NUM_PAGES = 40
+AnySlots = TypeVar("AnySlots", bound=SlotPool)
 Cut = tuple[int, int, int]  # of a sequence, the tokens from a start to an end
 
 
@@ -61,7 +64,10 @@ class Story:
         return NativePool([self.kind.layer], num_pages=NUM_PAGES)
 
     def make_plain(self) -> PlainPool:
-        return PlainPool(
+        return self.make_slots(PlainPool)
+
+    def make_slots(self, kind: type[AnySlots]) -> AnySlots:
+        return kind(
             [self.kind.layer],
             num_pages=NUM_PAGES,
             page_size=PAGE_SIZE,

@@ -14,6 +14,8 @@ from llmos.kernel.executor.engine import Engine
 from llmos.kernel.executor.protocol import Done, Failed, Generate, Load, Output, Token
 from llmos.syscalls.types import Grammar, Message, Sampling, ToolSpec
 
+from .conftest import run
+
 HOT = Sampling(max_tokens=100, temperature=1.0, seed=3)
 SCHEMA = {
     "type": "object",
@@ -44,27 +46,19 @@ def use_schema(schema: object) -> Grammar:
     return Grammar("json_schema", json.dumps(schema))
 
 
-def run(engine: Engine, *requests: Generate) -> dict[int, Done | Failed]:
-    for request in requests:
-        engine.submit(request)
-    ends: dict[int, Done | Failed] = {}
-    while engine.has_work:
-        for output in engine.step():
-            if isinstance(output, Done | Failed):
-                ends[output.id] = output
-        engine.check_integrity()
-    return ends
+def find_ends(engine: Engine, *requests: Generate) -> dict[int, Done | Failed]:
+    return {one.id: one for one in run(engine, *requests) if isinstance(one, Done | Failed)}
 
 
 def answer(engine: Engine, request: Generate) -> Done:
-    end = run(engine, request)[request.id]
+    end = find_ends(engine, request)[request.id]
     assert isinstance(end, Done), end
     return end
 
 
 def fail(engine: Engine, grammar: Grammar) -> Failed:
     started = time.monotonic()
-    end = run(engine, ask(1, grammar))[1]
+    end = find_ends(engine, ask(1, grammar))[1]
     assert time.monotonic() - started < 1.5
     assert isinstance(end, Failed), end
     assert end.error.code == "E_GRAMMAR"
@@ -115,7 +109,9 @@ def test_greedy_with_a_grammar_takes_the_likeliest_that_fits(engine: Engine) -> 
 def test_a_constrained_answer_does_not_see_its_neighbours(engine: Engine) -> None:
     alone = [answer(engine, ask(1, use_schema(SCHEMA))), answer(engine, ask(2, None))]
 
-    together = run(engine, ask(1, use_schema(SCHEMA)), ask(2, None), ask(3, Grammar("regex", "a+")))
+    together = find_ends(
+        engine, ask(1, use_schema(SCHEMA)), ask(2, None), ask(3, Grammar("regex", "a+"))
+    )
 
     for one in alone:
         other = together[one.id]
@@ -172,7 +168,7 @@ def test_a_costly_grammar_is_answered_or_refused_and_harms_nobody(
 ) -> None:
     few = msgspec.structs.replace(HOT, max_tokens=8)
 
-    ends = run(engine, ask(1, grammar, few), ask(2, None))
+    ends = find_ends(engine, ask(1, grammar, few), ask(2, None))
 
     assert isinstance(ends[2], Done)
     first = ends[1]
@@ -210,7 +206,7 @@ def test_a_pause_while_it_is_compiled_holds_it_until_it_is_resumed(engine: Engin
 
     engine.resume(2)
 
-    end = run(engine)[2]
+    end = find_ends(engine)[2]
     assert isinstance(end, Done)
     assert end.text == whole.text
 
@@ -221,7 +217,7 @@ def test_a_resume_before_it_is_compiled_does_not_begin_without_the_grammar(engin
     engine.pause(2)
     engine.resume(2)
 
-    end = run(engine)[2]
+    end = find_ends(engine)[2]
 
     assert isinstance(end, Done)
     assert end.text == whole.text
@@ -251,7 +247,7 @@ def test_a_call_that_is_required_comes_and_is_valid(engine: Engine, choice: str,
 def test_a_tool_that_is_not_there_cannot_be_chosen(engine: Engine) -> None:
     request = msgspec.structs.replace(ask(1, None), tools=TOOLS, tool_choice="nothing")
 
-    end = run(engine, request)[1]
+    end = find_ends(engine, request)[1]
 
     assert isinstance(end, Failed)
     assert (end.error.code, end.error.field) == ("E_ARG", "tool_choice")

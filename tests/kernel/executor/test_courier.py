@@ -1,6 +1,7 @@
 """The thread that works on files."""
 
 import threading
+from collections.abc import Callable
 
 from llmos.kernel.executor.courier import Courier
 
@@ -15,23 +16,30 @@ def test_jobs_are_done_in_order() -> None:
     courier.close()
 
 
+def begin(courier: Courier[str], wait: Callable[[], object]) -> None:
+    """Have the thread in the middle of a job that waits for something."""
+    has_begun = threading.Event()
+
+    def work() -> str:
+        has_begun.set()
+        wait()
+        return "begun"
+
+    courier.submit(work)
+    assert has_begun.wait(10)
+
+
 def test_urgent_jobs_overtake_those_that_wait() -> None:
     courier: Courier[str] = Courier("test")
-    gate, has_begun = threading.Event(), threading.Event()
-
-    def wait() -> str:
-        has_begun.set()
-        return str(gate.wait(10))
-
-    courier.submit(wait)
-    has_begun.wait(10)
+    gate = threading.Event()
+    begin(courier, lambda: gate.wait(10))
     courier.submit(lambda: "other")
     courier.submit(lambda: "urgent", is_urgent=True)
 
     gate.set()
     courier.drain(10)
 
-    assert courier.collect() == ["True", "urgent", "other"]
+    assert courier.collect() == ["begun", "urgent", "other"]
     courier.close()
 
 
@@ -55,18 +63,15 @@ def test_a_wait_for_nothing_ends_at_once() -> None:
 
 
 def test_what_has_not_begun_when_it_is_closed_is_forgotten() -> None:
-    courier: Courier[int] = Courier("test")
-    gate, has_begun = threading.Event(), threading.Event()
-
-    def wait() -> int:
-        has_begun.set()
-        return int(gate.wait(10))
-
-    courier.submit(wait)
-    courier.submit(lambda: 2)
-    has_begun.wait(10)
-    threading.Timer(0.05, gate.set).start()
+    courier: Courier[str] = Courier("test")
+    begin(courier, lambda: wait_for_close(courier))
+    courier.submit(lambda: "forgotten")
 
     courier.close()
 
-    assert courier.collect() == [1]
+    assert courier.collect() == ["begun"]
+
+
+def wait_for_close(courier: Courier[str]) -> None:
+    with courier._changed:
+        courier._changed.wait_for(lambda: courier._is_closing, 10)

@@ -171,6 +171,23 @@ def test_a_folder_that_went_away_switches_writing_off_with_one_warning(
     disk.close()
 
 
+def test_without_memory_for_a_page_it_is_not_read_and_stays_where_it_is(tmp_path: Path) -> None:
+    sizes = [PAGE_BYTES, 1 << 60, PAGE_BYTES]
+    disk = DiskTier(
+        tmp_path,
+        fingerprint="a model",
+        page_bytes=PAGE_BYTES,
+        make_buffer=lambda: np.zeros(sizes.pop(), np.uint8),
+        max_bytes=10 * FILE_BYTES,
+    )
+    write(disk, 1)
+
+    pages = [read(disk, 1) for _ in range(3)]
+
+    assert [page is None for page in pages] == [False, True, False]
+    disk.close()
+
+
 def test_a_bound_below_one_page_writes_nothing(tmp_path: Path) -> None:
     disk = open_tier(tmp_path, max_pages=0)
 

@@ -7,8 +7,10 @@ import msgspec
 import pytest
 
 from llmos.kernel.executor.engine import Engine
-from llmos.kernel.executor.protocol import Done, Failed, Generate, Load, Output, Score, Token
+from llmos.kernel.executor.protocol import Done, Failed, Generate, Load, Score, Token
 from llmos.syscalls.types import Message, Sampling
+
+from .conftest import run
 
 HOT = Sampling(max_tokens=24, temperature=1.0, top_p=0.95, seed=42)
 GREEDY = Sampling(max_tokens=24, temperature=0.0)
@@ -18,31 +20,19 @@ def ask(number: int, text: str = "hello", sampling: Sampling = HOT, tenant: str 
     return Generate(number, (Message("user", text),), sampling=sampling, tenant=tenant)
 
 
-def run(engine: Engine) -> list[Output]:
-    outputs: list[Output] = []
-    while engine.has_work:
-        outputs += engine.step()
-        engine.check_integrity()
-    return outputs
-
-
 def answer(engine: Engine, request: Generate) -> Done:
-    engine.submit(request)
-    (done,) = [one for one in run(engine) if isinstance(one, Done)]
+    (done,) = [one for one in run(engine, request) if isinstance(one, Done)]
     return done
 
 
 def fail(engine: Engine, request: Generate) -> Failed:
-    engine.submit(request)
-    (failed,) = run(engine)
+    (failed,) = run(engine, request)
     assert isinstance(failed, Failed)
     return failed
 
 
 def test_tokens_join_to_the_result(engine: Engine) -> None:
-    engine.submit(ask(1))
-
-    outputs = run(engine)
+    outputs = run(engine, ask(1))
 
     done = outputs[-1]
     assert isinstance(done, Done)

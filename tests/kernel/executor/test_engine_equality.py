@@ -11,7 +11,7 @@ from llmos.kernel.executor.protocol import Done, Generate, Load
 from llmos.syscalls.types import Message, Sampling
 
 from .answers import Tokens, Transformers
-from .conftest import CONFIGS
+from .conftest import CONFIGS, run
 
 NUM_NEW = 32
 PROMPTS = [
@@ -30,15 +30,7 @@ def ask(number: int, prompt: str) -> Generate:
 
 
 def answer(engine: Engine, requests: Iterable[Generate]) -> dict[int, Tokens]:
-    for request in requests:
-        engine.submit(request)
-    answers: dict[int, Tokens] = {}
-    while engine.has_work:
-        for output in engine.step():
-            if isinstance(output, Done):
-                answers[output.id] = output.tokens
-        engine.check_integrity()
-    return answers
+    return {one.id: one.tokens for one in run(engine, *requests) if isinstance(one, Done)}
 
 
 class Case:

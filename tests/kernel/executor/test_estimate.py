@@ -16,12 +16,14 @@ from llmos.kernel.drivers.driver import Finished, GenerationJob, Grant
 from llmos.kernel.drivers.local import LocalDriver
 from llmos.kernel.estimate import count_token_numbers, estimate_model, pick_dtype
 from llmos.kernel.executor import device
+from llmos.kernel.executor.attention import LayerShape
 from llmos.kernel.executor.engine import Engine
+from llmos.kernel.executor.native.pool import fits
 from llmos.kernel.executor.protocol import Load
 from llmos.kernel.modelfiles import ModelFiles, read_model_files
 from llmos.syscalls.types import Message, Sampling
 
-from .conftest import CONFIGS
+from .conftest import CONFIGS, save_checkpoint
 
 GPU = Device("cuda:0", "H100", 80 << 30, 80 << 30)
 QWEN3_8B = {
@@ -74,18 +76,47 @@ def test_the_executors_numbers_are_known_here() -> None:
     for name, known in (("cpu", estimates.HOST_LIMITS), ("cuda", estimates.GPU_LIMITS)):
         limits = device.pick_step_limits(torch.device(name))
         assert known == (limits.max_running, limits.max_tokens)
-    assert estimates.CACHED_BYTES == device.CACHED_BYTES
 
 
 def test_the_precision_is_the_one_that_the_executor_picks(tmp_path: Path) -> None:
-    with (tmp_path / "model.safetensors").open("wb") as file:
-        file.truncate(estimates.CACHED_BYTES + 1)  # no byte of it is on the disk
-    large = ModelFiles(tmp_path, {}, {})
+    files = ModelFiles(tmp_path, {"head_dim": 64}, {})
 
-    picked = device.pick_dtype("auto", torch.device("cpu"), large.size_bytes)
+    picked = device.pick_dtype("auto", torch.device("cpu"))
 
-    assert pick_dtype(read_host(), large) == str(picked).removeprefix("torch.")
-    assert pick_dtype(GPU, large) == "bfloat16"
+    assert pick_dtype(read_host(), files) == str(picked).removeprefix("torch.")
+    assert pick_dtype(GPU, files) == "bfloat16"
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("qwen3", {"head_dim": 24}),
+        ("qwen3", {"head_dim": 32}),
+        ("gpt2", {"n_head": 8}),
+        ("gpt2", {"n_head": 4}),
+    ],
+)
+def test_a_model_is_estimated_in_the_precision_that_its_heads_allow(
+    name: str, changes: dict[str, int], tmp_path: Path
+) -> None:
+    folder = save_checkpoint(name, tmp_path, num_hidden_layers=2, **changes)
+    engine = Engine(Load(str(folder)), num_pages=8)
+
+    estimate = estimate_model(name, read_model_files(folder), read_host())
+
+    assert estimate.dtype == engine.loaded.dtype
+    assert estimate.token_bytes * engine.loaded.page_size == engine.collect_stats().page_bytes
+    engine.close()
+
+
+def test_the_heads_that_the_kernels_read_are_known_here() -> None:
+    dims = range(1, 600)
+
+    known = [one for one in dims if estimates.fits_kernels(one, 16)]
+    known_values = [one for one in dims if estimates.fits_kernels(16, one)]
+
+    assert known == [one for one in dims if fits([LayerShape(1, one, 16)])]
+    assert known_values == [one for one in dims if fits([LayerShape(1, 16, one)])]
 
 
 @pytest.mark.parametrize("name", ["llama", "gemma3"])

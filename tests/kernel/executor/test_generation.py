@@ -9,6 +9,8 @@ from llmos.kernel.executor.engine import Engine
 from llmos.kernel.executor.protocol import Done, Generate, Load, Token
 from llmos.syscalls.types import Message, Sampling, ToolSpec
 
+from .conftest import run
+
 GREEDY = Sampling(max_tokens=20, temperature=0.0)
 HOT = Sampling(max_tokens=20, temperature=1.0, top_p=0.95, seed=42)
 PENALIZED = msgspec.structs.replace(
@@ -22,20 +24,14 @@ def ask(sampling: Sampling, *, tools: tuple[ToolSpec, ...] = ()) -> Generate:
     return Generate(1, (Message("user", "Grüße, 世界! 🦊"),), tools, sampling)
 
 
-def run(engine: Engine, request: Generate) -> tuple[list[Token], Done]:
-    engine.submit(request)
-    tokens: list[Token] = []
-    while engine.has_work:
-        for output in engine.step():
-            if isinstance(output, Token):
-                tokens.append(output)
-            if isinstance(output, Done):
-                return tokens, output
-    raise AssertionError("no Done")
+def answer(engine: Engine, request: Generate) -> tuple[list[Token], Done]:
+    *tokens, done = run(engine, request)
+    assert isinstance(done, Done)
+    return [one for one in tokens if isinstance(one, Token)], done
 
 
 def go_on(engine: Engine, request: Generate, emitted: tuple[int, ...]) -> tuple[list[Token], Done]:
-    return run(engine, msgspec.structs.replace(request, emitted=emitted))
+    return answer(engine, msgspec.structs.replace(request, emitted=emitted))
 
 
 def describe(done: Done) -> tuple[object, ...]:
@@ -49,7 +45,7 @@ def test_it_ends_like_one_that_was_never_interrupted(
     engine: Engine, qwen3: Path, sampling: Sampling
 ) -> None:
     request = ask(sampling)
-    _, whole = run(engine, request)
+    _, whole = answer(engine, request)
     other = Engine(Load(str(qwen3)), num_pages=64)
 
     ends = [go_on(other, request, whole.tokens[:size])[1] for size in range(len(whole.tokens))]
@@ -60,7 +56,7 @@ def test_it_ends_like_one_that_was_never_interrupted(
 @SAMPLINGS
 def test_only_the_text_that_is_new_is_sent(engine: Engine, sampling: Sampling) -> None:
     request = ask(sampling)
-    before, whole = run(engine, request)
+    before, whole = answer(engine, request)
     sent, text = list[int](), ""
 
     for token in before[:-1]:
@@ -71,10 +67,10 @@ def test_only_the_text_that_is_new_is_sent(engine: Engine, sampling: Sampling) -
 
 @SAMPLINGS
 def test_a_stop_string_is_found_wherever_the_border_is(engine: Engine, sampling: Sampling) -> None:
-    _, free = run(engine, ask(sampling))
+    _, free = answer(engine, ask(sampling))
     stop = free.text[len(free.text) // 2 :][:6]
     request = ask(msgspec.structs.replace(sampling, stop=(stop,)))
-    _, whole = run(engine, request)
+    _, whole = answer(engine, request)
 
     ends = [go_on(engine, request, whole.tokens[:size])[1] for size in range(len(whole.tokens))]
 
@@ -84,7 +80,7 @@ def test_a_stop_string_is_found_wherever_the_border_is(engine: Engine, sampling:
 
 def test_text_that_may_hold_calls_goes_on_as_well(engine: Engine) -> None:
     request = ask(HOT, tools=TOOLS)
-    _, whole = run(engine, request)
+    _, whole = answer(engine, request)
 
     ends = [go_on(engine, request, whole.tokens[:size])[1] for size in range(len(whole.tokens))]
 
@@ -92,7 +88,7 @@ def test_text_that_may_hold_calls_goes_on_as_well(engine: Engine) -> None:
 
 
 def test_tokens_are_each_sent_once_and_in_order(engine: Engine) -> None:
-    tokens, done = run(engine, ask(HOT))
+    tokens, done = answer(engine, ask(HOT))
 
     sent = [one for token in tokens for one in token.tokens]
 

@@ -17,8 +17,10 @@ from llmos.kernel.executor.detokenizer import Detokenizer
 from llmos.kernel.executor.grammar import Constraint, GrammarCompiler
 from llmos.kernel.executor.toolcalls import Family, ToolCallParser
 from llmos.kernel.executor.toolgrammar import write_call_grammar
-from llmos.syscalls.errors import E_BUSY, SyscallError
+from llmos.syscalls.errors import E_BUSY, E_GRAMMAR, SyscallError
 from llmos.syscalls.types import Grammar, ToolSpec
+
+from .families import make_metaspace, make_word_piece
 
 SCHEMA = {
     "type": "object",
@@ -207,3 +209,17 @@ def test_a_refusal_shows_the_grammar_as_it_was_given() -> None:
 
     assert "llguidance" not in caught.value.message
     assert caught.value.field == "grammar"
+
+
+@pytest.mark.parametrize("make", [make_metaspace, make_word_piece])
+def test_a_tokenizer_that_the_library_does_not_know_is_a_refusal(make: Callable[[], Any]) -> None:
+    with pytest.raises(E_GRAMMAR, match="tokenizer"):
+        compile_grammar(make(), Grammar("regex", "a"))
+
+
+def test_a_refusal_of_a_schema_shows_nothing_that_was_put_around_it() -> None:
+    with pytest.raises(E_GRAMMAR, match="Invalid type: foo") as caught:
+        compile_grammar(make_byte_level(), Grammar("json_schema", '{"type": "foo"}'))
+
+    assert "x-guidance" not in caught.value.message
+    assert caught.value.field == "schema"

@@ -10,6 +10,8 @@ from llmos.kernel.executor.hints import MAX_NAMES
 from llmos.kernel.executor.protocol import Done, Generate, Hint, Load
 from llmos.syscalls.types import Message, Sampling
 
+from .conftest import run
+
 FOX, CAT = "Tell me a story about a fox. " * 5, "What does the cat next door do? " * 5
 
 
@@ -20,17 +22,8 @@ def ask(number: int, text: str, owner: int, num_new: int = 4) -> Generate:
 
 def find_whole(engine: Engine, request: Generate) -> bool:
     """Run a generation; whether all full pages of its prompt were found."""
-    engine.submit(request)
-    (usage,) = [one.usage for one in drain(engine) if isinstance(one, Done)]
+    (usage,) = [one.usage for one in run(engine, request) if isinstance(one, Done)]
     return usage.cached_tokens == (usage.prompt_tokens - 1) // 16 * 16
-
-
-def drain(engine: Engine) -> list[object]:
-    outputs: list[object] = []
-    while engine.has_work:
-        outputs += engine.step()
-    engine.check_integrity()
-    return outputs
 
 
 @pytest.fixture

@@ -9,6 +9,8 @@ from llmos.kernel.executor.engine import Engine
 from llmos.kernel.executor.protocol import Done, Failed, Generate, Load, Output, Token
 from llmos.syscalls.types import Grammar, Message, Sampling
 
+from .conftest import run
+
 HOT = Sampling(max_tokens=40, temperature=1.0, seed=5)
 TEXTS = [f"{number} tell me" for number in range(6)]
 
@@ -35,16 +37,6 @@ def make_requests(engine: Engine, stops: dict[int, str]) -> list[Generate]:
     return [*requests, Generate(9, (Message("user", "x"),), sampling=HOT, grammar=grammar)]
 
 
-def run(engine: Engine, requests: list[Generate]) -> list[Output]:
-    for request in requests:
-        engine.submit(request)
-    outputs: list[Output] = []
-    while engine.has_work:
-        outputs += engine.step()
-        engine.check_integrity()
-    return outputs
-
-
 def collect(outputs: list[Output]) -> dict[int, tuple[str, Done]]:
     """The text as it streamed, and the result, of each."""
     done = {one.id: one for one in outputs if isinstance(one, Done)}
@@ -56,10 +48,10 @@ def collect(outputs: list[Output]) -> dict[int, tuple[str, Done]]:
 
 
 def test_texts_ends_and_tokens_are_the_same(engines: tuple[Engine, Engine]) -> None:
-    whole = collect(run(engines[0], make_requests(engines[0], {})))
+    whole = collect(run(engines[0], *make_requests(engines[0], {})))
     stops = {number: whole[number][1].text[9:12] for number in (0, 2, 4)}
 
-    at_once, late = (collect(run(one, make_requests(one, stops))) for one in engines)
+    at_once, late = (collect(run(one, *make_requests(one, stops))) for one in engines)
 
     assert {len(one.text) < len(whole[number][1].text) for number, (_, one) in late.items()} == {
         True,
@@ -82,7 +74,7 @@ def test_only_the_late_one_has_text_left_after_a_step(engines: tuple[Engine, Eng
         first = engine.step()
 
         assert any(isinstance(one, Token) for one in first) == has_text
-        run(engine, [])
+        run(engine)
 
 
 def test_a_cancelled_one_answers_with_all_that_was_sampled(engines: tuple[Engine, Engine]) -> None:
@@ -92,7 +84,7 @@ def test_a_cancelled_one_answers_with_all_that_was_sampled(engines: tuple[Engine
         for _ in range(6):
             engine.step()
         engine.cancel(1)
-        (failed,) = [one for one in run(engine, []) if isinstance(one, Failed)]
+        (failed,) = [one for one in run(engine) if isinstance(one, Failed)]
         partials.append(failed.error.partial)
 
     assert partials[0]
@@ -105,8 +97,8 @@ def test_a_paused_one_still_tells_what_it_has(engines: tuple[Engine, Engine]) ->
     late.step()
 
     late.pause(1)
-    while_paused = run(late, [])
+    while_paused = run(late)
     late.resume(1)
 
     assert [type(one) for one in while_paused] == [Token]
-    assert isinstance(run(late, [])[-1], Done)
+    assert isinstance(run(late)[-1], Done)

@@ -207,6 +207,25 @@ async def test_closing_ends_what_runs(qwen3: Path, log: Path) -> None:
     assert driver.process_id is None
 
 
+async def test_a_model_that_leaves_while_its_executor_is_started_again_is_gone(
+    qwen3: Path, log: Path
+) -> None:
+    async with aclosing(LocalDriver(str(qwen3), log=log)) as driver:
+        async with aclosing(driver.generate(make_job("tell me more", 400))) as events:
+            await anext(events)
+            send(driver, SIGKILL)
+            while not isinstance(await anext(events), Note):
+                pass  # that it is started again
+        restart = driver._restarting
+
+        await driver.unload()
+
+        assert restart
+        assert restart.done()
+        assert driver.process_ids == ()
+        assert (await read_all(driver, make_job("hello", 2)))[0]
+
+
 async def test_an_executor_that_hangs_is_replaced_and_its_generation_goes_on(
     qwen3: Path, log: Path
 ) -> None:

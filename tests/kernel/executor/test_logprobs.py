@@ -12,6 +12,8 @@ from llmos.kernel.executor.engine import Engine
 from llmos.kernel.executor.protocol import Done, Generate, Token
 from llmos.syscalls.types import Grammar, Message, Sampling, TokenLogprobs
 
+from .conftest import run
+
 PROMPT = (Message("user", "a prompt that is long enough to fill a few pages of the cache " * 2),)
 HOT = Sampling(max_tokens=12, temperature=1.3, top_p=0.9, seed=9, logprobs=3)
 
@@ -21,17 +23,11 @@ def peer(qwen3: Path) -> Any:
     return AutoModelForCausalLM.from_pretrained(qwen3, dtype=torch.float32).eval()
 
 
-def run(engine: Engine, *requests: Generate) -> tuple[list[Token], list[Done]]:
-    for request in requests:
-        engine.submit(request)
-    tokens, dones = list[Token](), list[Done]()
-    while engine.has_work:
-        for output in engine.step():
-            if isinstance(output, Token):
-                tokens.append(output)
-            else:
-                assert isinstance(output, Done)
-                dones.append(output)
+def answer(engine: Engine, *requests: Generate) -> tuple[list[Token], list[Done]]:
+    outputs = run(engine, *requests)
+    tokens = [one for one in outputs if isinstance(one, Token)]
+    dones = [one for one in outputs if isinstance(one, Done)]
+    assert len(dones) == len(requests)
     return tokens, dones
 
 
@@ -54,7 +50,7 @@ def check(expected: torch.Tensor, tokens: tuple[int, ...], told: tuple[TokenLogp
 
 
 def test_they_are_the_models_own_whatever_the_filters(engine: Engine, peer: Any) -> None:
-    _, (done,) = run(engine, ask(HOT))
+    _, (done,) = answer(engine, ask(HOT))
 
     expected = expect(peer, engine._chat.encode(PROMPT, ()), done.tokens)
     check(expected, done.tokens, done.logprobs)
@@ -62,13 +58,13 @@ def test_they_are_the_models_own_whatever_the_filters(engine: Engine, peer: Any)
 
 
 def test_a_grammar_does_not_change_them(engine: Engine, peer: Any) -> None:
-    _, (done,) = run(engine, ask(HOT, grammar=Grammar("regex", "[0-9]{4}")))
+    _, (done,) = answer(engine, ask(HOT, grammar=Grammar("regex", "[0-9]{4}")))
 
     check(expect(peer, engine._chat.encode(PROMPT, ()), done.tokens), done.tokens, done.logprobs)
 
 
 def test_they_stream_with_their_tokens(engine: Engine) -> None:
-    tokens, (done,) = run(engine, ask(HOT))
+    tokens, (done,) = answer(engine, ask(HOT))
 
     streamed = [one for token in tokens for one in token.logprobs]
     assert streamed == list(done.logprobs[: len(streamed)])
@@ -78,7 +74,7 @@ def test_they_stream_with_their_tokens(engine: Engine) -> None:
 def test_nothing_is_told_that_nobody_asked_for(engine: Engine) -> None:
     silent = msgspec.structs.replace(HOT, logprobs=None)
 
-    tokens, (done,) = run(engine, ask(silent))
+    tokens, (done,) = answer(engine, ask(silent))
 
     assert done.logprobs == ()
     assert all(token.logprobs == () for token in tokens)
@@ -87,16 +83,16 @@ def test_nothing_is_told_that_nobody_asked_for(engine: Engine) -> None:
 def test_asking_for_them_changes_no_token(engine: Engine) -> None:
     silent = msgspec.structs.replace(HOT, logprobs=None)
 
-    _, told = run(engine, ask(HOT, 1), ask(silent, 2))
+    _, told = answer(engine, ask(HOT, 1), ask(silent, 2))
 
     assert told[0].tokens == told[1].tokens
 
 
 def test_after_a_restart_those_that_are_new_are_told(engine: Engine) -> None:
-    _, (whole,) = run(engine, ask(HOT))
+    _, (whole,) = answer(engine, ask(HOT))
     again = msgspec.structs.replace(ask(HOT), emitted=whole.tokens[:5])
 
-    _, (rest,) = run(engine, again)
+    _, (rest,) = answer(engine, again)
 
     assert [one.chosen.token for one in rest.logprobs] == list(whole.tokens[5:])
 
@@ -104,7 +100,7 @@ def test_after_a_restart_those_that_are_new_are_told(engine: Engine) -> None:
 def test_branches_of_one_prompt_share_its_prefill(engine: Engine) -> None:
     seeds = [msgspec.structs.replace(HOT, seed=seed) for seed in range(8)]
 
-    _, dones = run(engine, *[ask(one, number) for number, one in enumerate(seeds)])
+    _, dones = answer(engine, *[ask(one, number) for number, one in enumerate(seeds)])
 
     num_prompt = dones[0].usage.prompt_tokens
     cached = sorted(done.usage.cached_tokens for done in dones)

@@ -16,11 +16,12 @@ from llmos.kernel.executor.protocol import (
     Failed,
     Generate,
     Load,
-    Output,
     Score,
     Scored,
 )
 from llmos.syscalls.types import Message, Sampling
+
+from .conftest import run
 
 ASKED = (Message("user", "a question of some length, so that there are whole pages of it"),)
 ANSWERS = ("a first answer", "another <|im_end|> one", "z", "Grüße, 世界! 🦊 " * 4)
@@ -36,16 +37,6 @@ def peer(qwen3: Path) -> Any:
 def small_steps(qwen3: Path) -> Engine:
     """An engine whose steps are smaller than the texts, and whose pages are few."""
     return Engine(Load(str(qwen3)), num_pages=40, max_step_tokens=24, max_running=3)
-
-
-def run(engine: Engine, *requests: Generate | Score | Embed) -> list[Output]:
-    for request in requests:
-        engine.submit(request)
-    outputs: list[Output] = []
-    while engine.has_work:
-        outputs += engine.step()
-        engine.check_integrity()
-    return outputs
 
 
 def score(engine: Engine, answers: tuple[str, ...] = ANSWERS) -> Scored:

@@ -5,12 +5,9 @@ from llmos.kernel.executor.meter import Meter
 from llmos.kernel.executor.protocol import Embed, Generate, Score
 from llmos.syscalls.types import Message, Sampling
 
+from .conftest import run
+
 GREEDY = Sampling(max_tokens=8, temperature=0.0)
-
-
-def run(engine: Engine) -> None:
-    while engine.has_work:
-        engine.step()
 
 
 def ask(number: int, text: str = "hello", owner: int = 0) -> Generate:

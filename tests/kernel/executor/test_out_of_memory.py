@@ -12,12 +12,12 @@ import torch
 from transformers import AutoModelForCausalLM, Qwen3Config
 
 from llmos.kernel.executor.engine import Engine
-from llmos.kernel.executor.protocol import Done, Failed, Generate, Load, Output, Score
+from llmos.kernel.executor.protocol import Done, Failed, Generate, Load, Score
 from llmos.kernel.executor.relief import WIDEN_STEPS
 from llmos.kernel.executor.shortage import is_out_of_memory
 from llmos.syscalls.types import Message, Sampling
 
-from .conftest import SHAPE, make_tokenizer
+from .conftest import SHAPE, make_tokenizer, run
 
 GREEDY = Sampling(max_tokens=12, temperature=0.0)
 TEXTS = ("hello", "one two three " * 12, "and what of this?")
@@ -39,7 +39,7 @@ begun = [engine.step() for _ in range(4)]
 limit(int(sys.argv[3]) << 20)
 for number, text in enumerate(short, 1):
     submit(engine, text, number, tenant="b")
-ended = run(engine)
+ended = find_ends(engine)
 resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY,) * 2)
 stats = engine.collect_stats()
 assert stats.num_out_of_memory > 0
@@ -60,18 +60,14 @@ def submit(engine: Engine, text: str, number: int = 0, *, tenant: str = "") -> N
     engine.submit(Generate(number, (Message("user", text),), sampling=GREEDY, tenant=tenant))
 
 
-def run(engine: Engine) -> dict[int, Any]:
+def find_ends(engine: Engine) -> dict[int, Any]:
     """What became of each request."""
-    outputs: list[Output] = []
-    while engine.has_work:
-        outputs += engine.step()
-        engine.check_integrity()
-    return {one.id: one for one in outputs if isinstance(one, Done | Failed)}
+    return {one.id: one for one in run(engine) if isinstance(one, Done | Failed)}
 
 
 def answer(engine: Engine, text: str, *, tenant: str = "") -> Any:
     submit(engine, text, tenant=tenant)
-    return run(engine)[0]
+    return find_ends(engine)[0]
 
 
 def fail_above(engine: Engine, num_tokens: Callable[[], int]) -> list[int]:
@@ -103,7 +99,7 @@ def test_a_step_too_large_is_cut_until_it_fits_and_the_texts_are_the_same(engine
 
     for number, text in enumerate(TEXTS):
         submit(engine, text, number, tenant="b")
-    ended = run(engine)
+    ended = find_ends(engine)
 
     assert [ended[number].text for number in range(3)] == whole
     assert max(sizes) > 5
@@ -119,7 +115,7 @@ def test_who_does_not_fit_even_alone_ends_and_the_others_go_on(engine: Engine) -
     begun = [one for _ in range(4) for one in engine.step()]
     large.append(True)
     submit(engine, "hello", 2)
-    ended = run(engine)
+    ended = find_ends(engine)
 
     assert ended[1].error.code == "E_LIMIT"
     assert ended[1].error.partial == "".join(one.text for one in begun)  # type: ignore[union-attr]
@@ -146,7 +142,7 @@ def test_a_text_that_is_scored_ends_too(engine: Engine) -> None:
 
     engine.submit(Score(7, (Message("user", "hi"),), (" there", " you")))
 
-    assert run(engine)[7].error.code == "E_LIMIT"
+    assert find_ends(engine)[7].error.code == "E_LIMIT"
     assert not engine.has_work
 
 
@@ -170,7 +166,7 @@ def test_a_pool_that_was_cut_keeps_its_first_pages(qwen3: Path) -> None:
     submit(engine, TEXTS[1])
     engine.step()
     is_short[0] = False
-    again = run(engine)[0]
+    again = find_ends(engine)[0]
 
     assert engine.collect_stats().num_pages == 128
     assert again.text == whole.text

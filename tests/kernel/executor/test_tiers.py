@@ -13,7 +13,7 @@ from llmos.kernel.executor.pagefile import find_page_files, find_path
 from llmos.kernel.executor.protocol import Done, Failed, Generate, Hint, Load
 from llmos.syscalls.types import Message, Sampling, Usage
 
-from .conftest import SHAPE, make_tokenizer
+from .conftest import SHAPE, make_tokenizer, run
 
 Tokens = tuple[int, ...]
 PROMPTS = [f"{name}, tell me a story about the fox and the {name}. " * 4 for name in ("Ada", "Bob")]
@@ -26,13 +26,7 @@ def ask(number: int, prompt: str, *, num_new: int = 12, owner: int = 0) -> Gener
 
 
 def drain(engine: Engine) -> dict[int, Done]:
-    done = {}
-    while engine.has_work:
-        for output in engine.step():
-            if isinstance(output, Done):
-                done[output.id] = output
-        engine.check_integrity()
-    return done
+    return {one.id: one for one in run(engine) if isinstance(one, Done)}
 
 
 def answer(engine: Engine, *prompts: str) -> list[Tokens]:
@@ -42,6 +36,16 @@ def answer(engine: Engine, *prompts: str) -> list[Tokens]:
         engine.submit(ask(number, prompt))
         answers.append(drain(engine)[number].tokens)
     return answers
+
+
+def keep_on_disk(engine: Engine, prompt: str) -> None:
+    """Answer a prompt of somebody who then waits for so long that its pages go to the disk."""
+    engine.submit(ask(1, prompt, owner=5))
+    drain(engine)
+    engine.hint(Hint(5, "person"))
+    while engine.rest():
+        pass
+    settle(engine)
 
 
 def settle(engine: Engine) -> None:
@@ -95,12 +99,7 @@ def test_what_was_computed_before_a_restart_is_read_after_it(
     start: Callable[..., Engine], expected: list[Tokens]
 ) -> None:
     first = start(num_pages=100)
-    first.submit(ask(1, PROMPTS[0], owner=5))
-    drain(first)
-    first.hint(Hint(5, "person"))
-    while first.rest():
-        pass
-    settle(first)
+    keep_on_disk(first, PROMPTS[0])
     first.close()
 
     second = start(num_pages=100)
@@ -171,12 +170,7 @@ def test_a_damaged_page_is_computed_again_and_an_accepted_one_is_seen_in_the_ans
 ) -> None:
     """The second is the control: without its checksum a page could say anything."""
     engine = start(num_pages=100)
-    engine.submit(ask(1, PROMPTS[0], owner=5))
-    drain(engine)
-    engine.hint(Hint(5, "person"))
-    while engine.rest():
-        pass
-    settle(engine)
+    keep_on_disk(engine, PROMPTS[0])
 
     for name, _ in find_page_files(tmp_path):
         spoil(find_path(tmp_path, name))

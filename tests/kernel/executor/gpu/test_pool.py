@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from llmos.kernel.executor.attention import Step
 from llmos.kernel.executor.gpu.layout import Layout
 
-from ..paged import NUM_PAGES, PAGE_SIZE, Attention, Cut, Story, measure_error
+from ..paged import PAGE_SIZE, Attention, Cut, Story, measure_error
 from .conftest import DEVICE
 
 pytest.importorskip("triton")
@@ -35,14 +35,9 @@ TOLERANCES = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1e-2}
 
 
 def make_pool(story: Story, wanted_programs: int = 1) -> TritonPool:
-    return TritonPool(
-        [story.kind.layer],
-        num_pages=NUM_PAGES,
-        page_size=PAGE_SIZE,
-        dtype=story.dtype,
-        device=story.device,
-        wanted_programs=wanted_programs,
-    )
+    pool = story.make_slots(TritonPool)
+    pool.wanted_programs = wanted_programs
+    return pool
 
 
 def is_right(story: Story, found: list[torch.Tensor]) -> bool:
