@@ -38,6 +38,9 @@ QWEN3_8B = {
 }
 
 
+ITEM_BYTES = {"float32": 4, "bfloat16": 2}
+
+
 def make_files(config: dict[str, Any], **shapes: tuple[int, ...]) -> ModelFiles:
     return ModelFiles(Path("/nowhere"), config, shapes)
 
@@ -54,7 +57,7 @@ def test_weights_pages_and_window_are_those_of_the_engine(
 
     assert estimate.dtype == loaded.dtype
     assert estimate.num_parameters == loaded.num_parameters
-    assert estimate.weight_bytes == 4 * loaded.num_parameters
+    assert estimate.weight_bytes == ITEM_BYTES[loaded.dtype] * loaded.num_parameters
     assert estimate.token_bytes * loaded.page_size == stats.page_bytes
     assert estimate.window_tokens == loaded.max_model_len
     engine.close()
