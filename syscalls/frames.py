@@ -37,14 +37,15 @@ class FrameBuffer:
 
     def take(self) -> bytes | None:
         """The next body; None until all of it is here. E_FRAME for a length out of bounds."""
-        if len(self._buffer) < _LENGTH.size:
+        buffer = self._buffer
+        if len(buffer) < _LENGTH.size:
             return None
-        (length,) = _LENGTH.unpack_from(self._buffer)
+        (length,) = _LENGTH.unpack_from(buffer)
         if not 0 < length <= self._max_frame_bytes:
             raise E_FRAME(f"a frame of {length} bytes; 1 to {self._max_frame_bytes} are allowed")
         end = _LENGTH.size + length
-        if len(self._buffer) < end:
+        if len(buffer) < end:
             return None
-        body = bytes(self._buffer[_LENGTH.size : end])
-        del self._buffer[:end]
+        body = bytes(buffer[_LENGTH.size : end])
+        del buffer[:end]
         return body

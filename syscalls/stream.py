@@ -1,12 +1,12 @@
 """A connected socket as a byte stream, for the path that every syscall takes.
 
-asyncio's own streams keep their reader registered and write at once; anyio's sockets register and
-yield anew for every call, which costs half of a syscall's round trip.
+A protocol of asyncio's keeps its reader registered and writes at once; anyio's sockets register and
+yield anew for every call, and asyncio's own streams pass each piece through three more objects.
 """
 
 import asyncio
 import socket
-from contextlib import suppress
+from typing import Self, cast
 
 import anyio
 
@@ -14,6 +14,104 @@ from .errors import E_FRAME
 from .frames import READ_BYTES
 
 CLOSE_TIMEOUT_SECONDS = 1.0
+MAX_BUFFERED_BYTES = 2 * READ_BYTES
+_CUT_OFF = int(socket.MSG_CTRUNC)  # a flag's own `&` is written in Python
+
+
+class SocketStream(asyncio.Protocol):
+    """Bytes over a socket, with anyio's exceptions for its end. One task may receive at a time."""
+
+    _transport: asyncio.Transport
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._socket = sock
+        self._loop = asyncio.get_running_loop()
+        self._received = bytearray()
+        self._arrival: asyncio.Future[None] | None = None
+        self._is_paused = False
+        self._end: Exception | None = None
+        self._has_room = asyncio.Event()
+        self._has_room.set()
+        self._closed = asyncio.Event()
+
+    @classmethod
+    async def adopt(cls, sock: socket.socket) -> Self:
+        """Take over a connected stream socket."""
+        stream = cls(sock)
+        await stream._loop.create_connection(lambda: stream, sock=stream._socket)
+        return stream
+
+    async def receive(self, max_bytes: int = READ_BYTES) -> bytes:
+        """The next bytes. Raises anyio.EndOfStream at the end."""
+        while not self._received:
+            if self._end is not None:
+                raise self._end
+            self._arrival = self._loop.create_future()
+            await self._arrival
+        data = bytes(self._received[:max_bytes])
+        del self._received[:max_bytes]
+        if self._is_paused and len(self._received) <= MAX_BUFFERED_BYTES:
+            self._is_paused = False
+            self._transport.resume_reading()
+        return data
+
+    async def send(self, item: bytes) -> None:
+        """Write all bytes, whoever else sends; waits only while the other end does not read."""
+        if self._transport.is_closing():
+            raise anyio.ClosedResourceError
+        self._transport.write(item)
+        if not self._has_room.is_set():
+            await self._has_room.wait()
+        if self._transport.is_closing():
+            raise anyio.BrokenResourceError
+
+    async def aclose(self) -> None:
+        """Close the socket; what was written is sent first if the other end reads it in time."""
+        self._transport.close()
+        with anyio.move_on_after(CLOSE_TIMEOUT_SECONDS, shield=True):
+            await self._closed.wait()
+        self._transport.abort()
+
+    # -- what asyncio calls
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """The socket is taken over."""
+        self._transport = cast("asyncio.Transport", transport)
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes have arrived; what nobody reads in time makes the other end wait."""
+        self._received += data
+        if len(self._received) > MAX_BUFFERED_BYTES:
+            self._is_paused = True
+            self._transport.pause_reading()
+        self._wake()
+
+    def eof_received(self) -> bool:
+        """The other end sends no more; it may still be sent to."""
+        self._finish(anyio.EndOfStream())
+        return True
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The socket is closed, by either end."""
+        self._finish(anyio.BrokenResourceError() if exc else anyio.EndOfStream())
+        self._closed.set()
+        self._has_room.set()
+
+    def pause_writing(self) -> None:
+        """The other end does not read."""
+        self._has_room.clear()
+
+    def resume_writing(self) -> None:
+        """The other end reads again."""
+        self._has_room.set()
+
+    def _finish(self, end: Exception) -> None:
+        self._end = self._end or end
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._arrival is not None and not self._arrival.done():
+            self._arrival.set_result(None)
 
 
 class BytesOnlySocket(socket.socket):
@@ -28,50 +126,10 @@ class BytesOnlySocket(socket.socket):
     def recv(self, max_bytes: int, flags: int = 0, /) -> bytes:
         """What asyncio reads with."""
         data, _, told, _ = self.recvmsg(max_bytes, 0, flags)
-        if told & socket.MSG_CTRUNC:
+        if told & _CUT_OFF:
             self.brought_descriptors = True
             return b""
         return data
-
-
-class SocketStream:
-    """Bytes over a socket, with anyio's exceptions for its end."""
-
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._reader = reader
-        self._writer = writer
-
-    @classmethod
-    async def adopt(cls, sock: socket.socket) -> "SocketStream":
-        """Take over a connected stream socket."""
-        return cls(*await asyncio.open_connection(sock=sock))
-
-    async def receive(self, max_bytes: int = READ_BYTES) -> bytes:
-        """The next bytes. Raises anyio.EndOfStream at the end."""
-        try:
-            data = await self._reader.read(max_bytes)
-        except OSError:
-            raise anyio.BrokenResourceError from None
-        if not data:
-            raise anyio.EndOfStream
-        return data
-
-    async def send(self, item: bytes) -> None:
-        """Write all bytes; waits only while the other end does not read."""
-        if self._writer.is_closing():
-            raise anyio.ClosedResourceError
-        self._writer.write(item)
-        try:
-            await self._writer.drain()
-        except OSError:
-            raise anyio.BrokenResourceError from None
-
-    async def aclose(self) -> None:
-        """Close the socket; what was written is sent first if the other end reads it in time."""
-        self._writer.close()
-        with anyio.move_on_after(CLOSE_TIMEOUT_SECONDS, shield=True), suppress(OSError):
-            await asyncio.shield(self._writer.wait_closed())
-        self._writer.transport.abort()
 
 
 class BytesOnlyStream(SocketStream):
@@ -79,19 +137,11 @@ class BytesOnlyStream(SocketStream):
 
     _socket: BytesOnlySocket
 
-    @classmethod
-    async def adopt(cls, sock: socket.socket) -> "BytesOnlyStream":
-        """Take over a connected stream socket."""
-        own = BytesOnlySocket(sock.family, sock.type, sock.proto, fileno=sock.detach())
-        stream = cls(*await asyncio.open_connection(sock=own))
-        stream._socket = own
-        return stream
+    def __init__(self, sock: socket.socket) -> None:
+        super().__init__(BytesOnlySocket(sock.family, sock.type, sock.proto, fileno=sock.detach()))
 
-    async def receive(self, max_bytes: int = READ_BYTES) -> bytes:
-        """The next bytes. Raises anyio.EndOfStream at the end, E_FRAME where descriptors came."""
-        try:
-            return await super().receive(max_bytes)
-        except anyio.EndOfStream:
-            if self._socket.brought_descriptors:
-                raise E_FRAME("descriptors came along; a frame is bytes alone") from None
-            raise
+    def eof_received(self) -> bool:
+        """The other end sends no more, or nothing that may be read."""
+        if self._socket.brought_descriptors:
+            self._finish(E_FRAME("descriptors came along; a frame is bytes alone"))
+        return super().eof_received()

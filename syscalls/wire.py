@@ -5,6 +5,7 @@ cannot be read on and closes (E_FRAME); a frame that is not the expected value l
 usable (E_DECODE, or E_ARG naming the field).
 """
 
+import asyncio
 import re
 from typing import Annotated, Protocol, TypeVar
 
@@ -168,7 +169,7 @@ class FrameStream:
         self._buffer = FrameBuffer(max_frame_bytes)
         self._max_frame_bytes = max_frame_bytes
         self._frame_timeout_seconds = frame_timeout_seconds
-        self._sending = anyio.Lock(fast_acquire=True)
+        self._sending = asyncio.Lock()
 
     async def receive(self) -> bytes:
         """The next frame's body. Raises anyio.EndOfStream at the end, E_FRAME when it breaks."""

@@ -109,7 +109,7 @@ async def test_calls_whose_replies_nobody_reads_are_bounded(
     body = """
     from llmos.syscalls.wire import Request, encode, encode_frame
     import msgspec, socket
-    raw = sys_._stream._stream._writer.transport.get_extra_info("socket")
+    raw = sys_._stream._stream._transport.get_extra_info("socket")
     sock = socket.socket(fileno=os.dup(raw.fileno()))
     sock.setblocking(True)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4608)  # a few calls at once
@@ -298,7 +298,7 @@ async def test_an_app_that_sends_a_descriptor_along_with_a_call_is_ended(
 ) -> None:
     body = """
     import socket
-    raw = sys_._stream._stream._writer.transport.get_extra_info("socket")
+    raw = sys_._stream._stream._transport.get_extra_info("socket")
     sock = socket.socket(fileno=os.dup(raw.fileno()))
     socket.send_fds(sock, [b"x"], [1])
     await anyio.sleep_forever()

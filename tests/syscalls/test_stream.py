@@ -7,10 +7,11 @@ import anyio
 import pytest
 
 from llmos.syscalls.errors import E_FRAME
-from llmos.syscalls.stream import BytesOnlyStream, SocketStream
+from llmos.syscalls.stream import MAX_BUFFERED_BYTES, BytesOnlyStream, SocketStream
 
 pytestmark = pytest.mark.anyio
 LARGE = b"x" * (4 << 20)
+MOST_READ_AT_ONCE = 256 << 10  # by asyncio
 
 
 @pytest.fixture
@@ -79,6 +80,32 @@ async def test_a_sender_waits_for_a_reader_but_a_close_not_for_ever(
     assert scope.cancelled_caught
 
 
+async def test_no_more_is_held_than_a_bound_while_the_reader_is_slow(
+    ends: tuple[SocketStream, SocketStream],
+) -> None:
+    here, there = ends
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(here.send, LARGE)
+        for _ in range(50):
+            await there.receive(1000)
+            await anyio.wait_all_tasks_blocked()
+            assert len(there._received) <= MAX_BUFFERED_BYTES + MOST_READ_AT_ONCE
+        tasks.cancel_scope.cancel()
+
+
+async def test_a_receiver_that_stops_waiting_loses_nothing(
+    ends: tuple[SocketStream, SocketStream],
+) -> None:
+    here, there = ends
+
+    with anyio.move_on_after(0):
+        await there.receive()
+    await here.send(b"late")
+
+    assert await there.receive() == b"late"
+
+
 async def test_the_other_ends_close_is_the_end_of_the_stream(
     ends: tuple[SocketStream, SocketStream],
 ) -> None:
@@ -122,6 +149,18 @@ async def test_what_came_before_descriptors_is_read_and_then_they_are_named() ->
             await stream.receive()
         await stream.send(b"goodbye")
         assert theirs.recv(100) == b"goodbye"
+    await stream.aclose()
+
+
+async def test_descriptors_that_lie_in_the_socket_already_are_named() -> None:
+    ours, theirs = socket.socketpair()
+    with theirs:
+        socket.send_fds(theirs, [b"first"], [theirs.fileno()])
+
+        stream = await BytesOnlyStream.adopt(ours)
+
+        with pytest.raises(E_FRAME, match="descriptors"):
+            await stream.receive()
     await stream.aclose()
 
 
