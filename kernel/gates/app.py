@@ -3,13 +3,13 @@
 A stream that breaks its rules is closed with a reason and ends its process; nobody else notices.
 """
 
+import asyncio
 import hmac
 import logging
 from contextlib import suppress
 
 import anyio
 import msgspec
-from anyio.abc import TaskGroup
 
 from llmos.syscalls.errors import E_ARG, E_FRAME, E_LIMIT, E_PERM, SyscallError
 from llmos.syscalls.wire import (
@@ -48,7 +48,7 @@ async def serve_app(
     frames = FrameStream(stream)
     try:
         await _greet(process, frames, token)
-        return await _serve_calls(machine, process, frames)
+        return await _Calls(machine, process, frames).serve()
     except GONE:
         return None
     except SyscallError as error:
@@ -80,54 +80,82 @@ async def _receive_first(process: Process, frames: FrameStream) -> bytes:
             raise E_FRAME(f"no HELLO within {HELLO_TIMEOUT_SECONDS:g} s")
 
 
-async def _serve_calls(machine: Machine, process: Process, frames: FrameStream) -> Exit:
-    """Each call runs in a task of its own; the end of the stream cancels those that are left."""
-    ending: Exit | None = None
-    broken: Exception | None = None
-    async with anyio.create_task_group() as calls:
+class _Calls:
+    """A process's calls. The worker that has received one handles it while another receives.
+
+    That is leader and followers (Schmidt et al., Pattern-Oriented Software Architecture 2, 2000):
+    a call costs no task of its own, and does not wait for one to have its turn.
+    """
+
+    def __init__(self, machine: Machine, process: Process, frames: FrameStream) -> None:
+        self._machine = machine
+        self._process = process
+        self._frames = frames
+        self._workers = anyio.create_task_group()
+        self._follower: asyncio.Future[None] | None = None  # the worker that is to receive next
+        self._ending: Exit | Exception = anyio.EndOfStream()
+
+    async def serve(self) -> Exit:
+        """Serve until the Exit frame; the end of the stream, which is raised, cancels calls."""
+        async with self._workers:
+            self._workers.start_soon(self._work)
+        if isinstance(self._ending, Exit):
+            return self._ending
+        raise self._ending
+
+    async def _work(self) -> None:
+        while (call := await self._receive_call()) is not None:
+            self._let_another_receive()
+            await dispatch(self._machine, self._process, *call, self._send)
+            if self._follower is not None:
+                return
+            self._follower = asyncio.get_running_loop().create_future()
+            await self._follower
+        self._process.has_left = True
+        self._workers.cancel_scope.cancel()
+
+    def _let_another_receive(self) -> None:
+        if self._follower is None:
+            self._workers.start_soon(self._work)
+        else:
+            self._follower.set_result(None)
+            self._follower = None
+
+    async def _receive_call(self) -> tuple[Request, bool] | None:
+        """The next call that is admitted, and whether it comes again; None at the end."""
         try:
-            ending = await _read_calls(machine, process, frames, calls)
+            while True:
+                match decode(await self._frames.receive(), _from_app):
+                    case Request() as request:
+                        try:
+                            return request, admit(self._process, request)
+                        except SyscallError as error:
+                            await self._send(fail_request(request, error))
+                    case Cancel() as cancel:
+                        call = self._process.in_flight.get((cancel.strand, cancel.seq))
+                        if call is not None:
+                            call.cancel()
+                    case Joined() as joined:
+                        join(self._process, joined)
+                    case Hello():
+                        raise E_FRAME("a second HELLO")
+                    case Exit() as ending:
+                        self._ending = ending
+                        return None
         except (*GONE, SyscallError) as error:
-            broken = error
-        process.has_left = True
-        calls.cancel_scope.cancel()
-    if ending is None:
-        raise broken or anyio.EndOfStream
-    return ending
+            self._ending = error
+            return None
 
-
-async def _read_calls(
-    machine: Machine, process: Process, frames: FrameStream, calls: TaskGroup
-) -> Exit:
-    async def send(value: object) -> None:
+    async def _send(self, value: object) -> None:
         try:
-            await frames.send(value)
+            await self._frames.send(value)
         except GONE:
             return  # the reader sees the end of the stream too, and acts on it
         except E_ARG as error:
             if not isinstance(value, Reply):
                 raise
-            await frames.send(Failure(value.strand, value.seq, E_LIMIT(error.message).reply()))
-
-    while True:
-        match decode(await frames.receive(), _from_app):
-            case Request() as request:
-                try:
-                    again = admit(process, request)
-                except SyscallError as error:
-                    await send(fail_request(request, error))
-                else:
-                    calls.start_soon(dispatch, machine, process, request, again, send)
-            case Cancel() as cancel:
-                call = process.in_flight.get((cancel.strand, cancel.seq))
-                if call is not None:
-                    call.cancel()
-            case Joined() as joined:
-                join(process, joined)
-            case Hello():
-                raise E_FRAME("a second HELLO")
-            case Exit() as ending:
-                return ending
+            failure = Failure(value.strand, value.seq, E_LIMIT(error.message).reply())
+            await self._frames.send(failure)
 
 
 async def _part(frames: FrameStream, error: SyscallError) -> None:

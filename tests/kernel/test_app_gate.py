@@ -291,6 +291,31 @@ async def test_a_call_after_one_that_was_refused_for_want_of_room_leaves_no_gap(
     assert code_of(answer) == "ok"
 
 
+async def test_calls_that_arrive_all_together_are_answered_in_their_order(
+    raw: UNIXSocketStream, frames: FrameStream
+) -> None:
+    num_calls = 2 * MAX_CALLS_IN_FLIGHT
+
+    calls = [encode_frame(request("getpid", {}, seq=seq)) for seq in range(num_calls)]
+    await raw.send(b"".join(calls))
+
+    answers = [await receive(frames) for _ in range(num_calls)]
+    assert [answer.seq for answer in answers if isinstance(answer, Reply)] == [*range(num_calls)]
+
+
+async def test_who_handled_a_call_leaves_when_others_are_there_for_the_next(
+    frames: FrameStream,
+) -> None:
+    num_before = len(anyio.get_running_tasks())
+    for seq in range(50):
+        await frames.send(request("sleep", {"seconds": 1000.0}, seq=seq))
+    for seq in range(50):
+        await ask(frames, Cancel("0", seq))
+    await ask(frames, request("getpid", {}, seq=50))
+
+    assert len(anyio.get_running_tasks()) <= num_before + 1
+
+
 async def test_a_truncated_frame_ends_only_its_own_process(
     machine: Machine, attach: Attach, tmp_path: Path
 ) -> None:
