@@ -4,6 +4,7 @@ Calls are numbered within strands in program order, which is what makes a replay
 again; `System.gather` gives every branch a strand of its own.
 """
 
+import asyncio
 import inspect
 import json
 import struct
@@ -91,9 +92,8 @@ class _Pending:
     """A call that waits for its reply."""
 
     def __init__(self, on_text: OnText | None) -> None:
-        self.done = anyio.Event()
+        self.reply: asyncio.Future[Reply | Failure] = asyncio.get_running_loop().create_future()
         self.on_text = on_text
-        self.reply: Reply | Failure | None = None
 
 
 def _is_refused(reply: Reply | Failure) -> TypeGuard[Failure]:
@@ -129,9 +129,8 @@ class System:
                         pending.on_text(frame.text)
                 case Reply() | Failure():
                     pending = self._pending.get((frame.strand, frame.seq))
-                    if pending is not None:
-                        pending.reply = frame
-                        pending.done.set()
+                    if pending is not None and not pending.reply.done():
+                        pending.reply.set_result(frame)
 
     async def call(self, request: msgspec.Struct, on_text: OnText | None = None) -> Any:
         """Make the syscall whose request this is; its typed error is raised.
@@ -139,19 +138,16 @@ class System:
         Waits while MAX_CALLS_AT_ONCE are under way, and when the kernel has no room: that it had
         none is nothing that a replay could repeat.
         """
-        async with self._room:
-            return await self._call(request, on_text)
-
-    async def _call(self, request: msgspec.Struct, on_text: OnText | None) -> Any:
         row = BY_REQUEST[type(request)]
         strand = _strand.get(self._root)
-        key = (strand.name, strand.next_seq)
-        frame = encode_frame(Request(*key, row.name, msgspec.Raw(encode(request))))
-        strand.next_seq += 1  # only now: what cannot be sent takes no number
-        reply = await self._exchange(key, frame, on_text)
-        while _is_refused(reply):
-            await anyio.sleep(reply.error.retry_after_seconds or RETRY_AFTER_SECONDS)
+        async with self._room:
+            key = (strand.name, strand.next_seq)
+            frame = encode_frame(Request(*key, row.name, msgspec.Raw(encode(request))))
+            strand.next_seq += 1  # only now: what cannot be sent takes no number
             reply = await self._exchange(key, frame, on_text)
+            while _is_refused(reply):
+                await anyio.sleep(reply.error.retry_after_seconds or RETRY_AFTER_SECONDS)
+                reply = await self._exchange(key, frame, on_text)
         if isinstance(reply, Failure):
             raise_reply(reply.error)
         return decode(reply.value, _reply_decoders[row.name])
@@ -163,15 +159,13 @@ class System:
         pending = self._pending[key] = _Pending(on_text)
         try:
             await self._stream.send_frame(frame)
-            await pending.done.wait()
+            return await pending.reply
         except anyio.get_cancelled_exc_class():
             with anyio.CancelScope(shield=True), suppress(*GONE):
                 await self._stream.send(Cancel(*key))
             raise
         finally:
             del self._pending[key]
-        assert pending.reply is not None
-        return pending.reply
 
     async def gather(self, *branches: Awaitable[T]) -> list[T]:
         """Run branches side by side, each in a strand of its own; results in argument order.
