@@ -90,6 +90,8 @@ def check(
     `model` is the process's own. Raises E_PERM naming what the manifest would have to say.
     """
     match call:
+        case _ if row.capability == "none":
+            return
         case Generate():
             _require_model(capabilities, call.model or model)
             for tool in call.tools:
@@ -112,7 +114,7 @@ def check(
         case _ if row.capability == "processes":
             if not capabilities.processes:
                 raise _denied(f"call {row.name!r}", "say", "processes = true")
-        case _ if row.capability != "none":
+        case _:
             raise E_PERM(f"no rule allows {row.name!r}, which needs {row.capability!r}")
 
 

@@ -56,14 +56,18 @@ class DegradedMode:
             raise self._refusal(self._failure)
 
     async def wait_admitted(self, process: Process, size_bytes: int) -> None:
-        """Pause a call that has not begun; E_STORAGE when it must not wait (any longer)."""
+        """Pause a call that has not begun; E_STORAGE when it must not wait (any longer).
+
+        A cancel waits as well: only a call that has begun has a row to say so.
+        """
         while self._failure is not None:
             if self._is_refusing or self._is_full() or is_going(process):
                 raise self._refusal(self._failure)
             self.num_paused_calls += 1
             self._num_paused_bytes += size_bytes
             try:
-                await self._changed.wait()
+                with anyio.CancelScope(shield=True):
+                    await self._changed.wait()
             finally:
                 self.num_paused_calls -= 1
                 self._num_paused_bytes -= size_bytes
@@ -71,7 +75,8 @@ class DegradedMode:
     async def wait_durable(self, process: Process) -> None:
         """Hold back the reply of a call whose ending is queued, while the store cannot write."""
         if self._failure is not None:
-            await self._db.flush(owner=process.pid, keep=True)
+            with anyio.CancelScope(shield=True):
+                await self._db.flush(owner=process.pid, keep=True)
 
     async def run(self) -> None:
         """Pause and resume processes as the store fails and works, until cancelled."""

@@ -6,8 +6,6 @@ concerns nobody but its caller.
 """
 
 import logging
-from collections.abc import Awaitable, Callable
-from functools import partial
 
 import anyio
 import msgspec
@@ -21,16 +19,15 @@ from llmos.syscalls.errors import (
 )
 from llmos.syscalls.table import TABLE, Syscall
 from llmos.syscalls.tool import Tool
-from llmos.syscalls.wire import Chunk, Failure, Reply, Request, decode, encode
+from llmos.syscalls.wire import Failure, Reply, Request, decode, encode
 
 from .capability import check
-from .handlers import HANDLERS, Effect, Trap
+from .handlers import HANDLERS, Effect, Send, Trap
 from .journal import Entry, digest_call
 from .machine import Machine
 from .process import Process
 from .replay import check_interrupted, find_recorded, recorded_result, require_same
 
-Send = Callable[[object], Awaitable[None]]
 logger = logging.getLogger(__name__)
 _decoders = {row.name: msgspec.msgpack.Decoder(row.request) for row in TABLE.values()}
 _DURABLE_INTENT = frozenset({"once", "idempotent", "wait"})
@@ -41,7 +38,7 @@ async def dispatch(
 ) -> None:
     """Perform one admitted call of a process, or a call that comes `again`, and send its reply."""
     key = (request.strand, request.seq)
-    answer: Reply | Failure = fail_request(request, E_CANCELLED("the call was cancelled"))
+    answer: Reply | Failure | None = None
     with process.in_flight[key].scope:
         try:
             result = await _perform(machine, process, request, again, send)
@@ -51,7 +48,7 @@ async def dispatch(
         except Exception:
             logger.exception("%s of process %d", request.name, process.pid)
             answer = fail_request(request, E_KERNEL(f"{request.name} failed; see the kernel's log"))
-    await send(answer)
+    await send(answer or fail_request(request, E_CANCELLED("the call was cancelled")))
     del process.in_flight[key]  # only now: replies that the app does not read count as well
 
 
@@ -79,28 +76,18 @@ async def _perform(
     effect, arguments = _effect(machine, row, call)
     where = request.strand, request.seq
     entry = machine.journal.entry(process, *where, row, effect, digest, recorded)
-    trap = Trap(
-        machine,
-        process,
-        *where,
-        recorded.started_at if recorded is not None else machine.clock.now(),
-        _text_sender(request, send),
-        partial(entry.begin, durable=False),
-        arguments,
-    )
+    trap = Trap(machine, process, *where, arguments, entry, send)
     if effect == "null":
         return encode(await HANDLERS[row.name](trap, call))
     check_interrupted(recorded)
-    with anyio.CancelScope(shield=True):  # a cancel must find a row that it can end
-        await machine.degraded.wait_admitted(process, len(request.args))
-        if effect in _DURABLE_INTENT:
-            await entry.begin(durable=True)
+    await machine.degraded.wait_admitted(process, len(request.args))
+    if effect in _DURABLE_INTENT:
+        await entry.begin(durable=True)
     try:
         return await _handle(trap, row, call, entry)
     finally:
         if entry.is_queued:
-            with anyio.CancelScope(shield=True):
-                await machine.degraded.wait_durable(process)
+            await machine.degraded.wait_durable(process)
 
 
 def _effect(machine: Machine, row: Syscall, call: msgspec.Struct) -> tuple[str, msgspec.Struct]:
@@ -111,20 +98,12 @@ def _effect(machine: Machine, row: Syscall, call: msgspec.Struct) -> tuple[str, 
     return machine.tools.effect(call.name), arguments
 
 
-def _text_sender(request: Request, send: Send) -> Callable[[str], Awaitable[None]]:
-    async def send_text(text: str) -> None:
-        await send(Chunk(request.strand, request.seq, text))
-
-    return send_text
-
-
 async def _handle(trap: Trap, row: Syscall, call: msgspec.Struct, entry: Entry) -> bytes:
     """Run the handler and write how it ended. A kernel that stops leaves the row as INTENT."""
     scope = trap.process.in_flight[trap.strand, trap.seq].scope
     try:
         outcome = await HANDLERS[row.name](trap, call)
-        with anyio.CancelScope(shield=True):  # what is done is done, and its row says so
-            result = await _commit(outcome, entry)
+        result = await _commit(outcome, entry)
     except SyscallError as error:
         entry.fail(error.reply())
         raise

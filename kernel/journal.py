@@ -6,8 +6,9 @@ the store's one writer, so a row that is durable proves every row before it dura
 
 import hashlib
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, TypeVar
 
+import anyio
 import msgspec
 
 from llmos.memory.db import Connection, Database
@@ -21,6 +22,7 @@ from .process import Process
 
 Ending = Literal["DONE", "FAILED", "IN_DOUBT", "CANCELLED"]
 DIGEST_BYTES = 16
+T = TypeVar("T")
 
 
 def digest_call(call: msgspec.Struct) -> bytes:
@@ -37,6 +39,11 @@ class Entry:
         self._begun = begun
         self.is_queued = False  # its ending waits to be written, and nobody for that
 
+    @property
+    def started_at(self) -> float:
+        """When the call was first made, in Unix seconds."""
+        return self._row.started_at
+
     async def begin(self, *, durable: bool) -> None:
         """Write the INTENT row; with `durable`, wait until a crash cannot lose it."""
         if self._begun:
@@ -44,8 +51,7 @@ class Entry:
         self._begun = True
         row = self._row
         if durable:
-            write = self._journal.db.write
-            await write(lambda connection: insert_row(connection, row), owner=row.pid)
+            await self._write(lambda connection: insert_row(connection, row))
         else:
             self._journal.db.write_nowait(lambda connection: insert_row(connection, row))
 
@@ -84,8 +90,13 @@ class Entry:
             self.end_in(connection, "DONE", result)
             return result
 
-        write = self._journal.db.write
-        return await write(transaction, owner=self._row.pid, keep=self._begun)
+        return await self._write(transaction, keep=self._begun)
+
+    async def _write(self, operation: Callable[[Connection], T], *, keep: bool = False) -> T:
+        """Write, and return when it is durable: a cancel must find a row that tells the truth."""
+        with anyio.CancelScope(shield=True):
+            result = await self._journal.db.write(operation, owner=self._row.pid, keep=keep)
+        return result
 
 
 class Journal:

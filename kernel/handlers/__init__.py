@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from . import files, generation, measuring, memory, people, processes, tools, values
-from .trap import Effect, Trap
+from .trap import Effect, Send, Trap
 
 Handler = Callable[[Trap, Any], Awaitable[Any]]
 HANDLERS: dict[str, Handler] = {
@@ -14,4 +14,4 @@ HANDLERS: dict[str, Handler] = {
     if name.startswith("sys_")
 }
 
-__all__ = ["HANDLERS", "Effect", "Handler", "Trap"]
+__all__ = ["HANDLERS", "Effect", "Handler", "Send", "Trap"]

@@ -7,29 +7,47 @@ from typing import Any
 import msgspec
 
 from llmos.memory.db import Connection
+from llmos.syscalls.wire import Chunk
 
+from ..journal import Entry
 from ..machine import Machine
 from ..process import Process
+
+Send = Callable[[object], Awaitable[None]]
 
 
 @dataclass(slots=True)
 class Trap:
     """One call in the kernel.
 
-    A `pure` call's handler calls `begin` when it has found nothing to refuse: from then on the call
-    has a row. `arguments` is what a tool is called with, decoded, and else the call. `partial` is
-    text made so far, for a call that is cancelled.
+    `arguments` is what a tool is called with, decoded, and else the call. `partial` is text made so
+    far, for a call that is cancelled.
     """
 
     machine: Machine
     process: Process
     strand: str
     seq: int
-    started_at: float
-    send_text: Callable[[str], Awaitable[None]]
-    begin: Callable[[], Awaitable[None]]
     arguments: msgspec.Struct
+    entry: Entry
+    send: Send
     partial: str | None = None
+
+    @property
+    def started_at(self) -> float:
+        """When the call was first made, in Unix seconds."""
+        return self.entry.started_at
+
+    async def begin(self) -> None:
+        """What the handler of a `pure` call says when it has found nothing to refuse.
+
+        From then on the call has a row.
+        """
+        await self.entry.begin(durable=False)
+
+    async def send_text(self, text: str) -> None:
+        """Stream a part of the reply."""
+        await self.send(Chunk(self.strand, self.seq, text))
 
 
 class Effect(msgspec.Struct, frozen=True):
