@@ -18,6 +18,7 @@ from llmos.syscalls.errors import E_STORAGE
 
 from .checksum import checksum
 from .db import Database
+from .driver import driver_of
 
 JournalState = Literal["INTENT", "DONE", "FAILED", "IN_DOUBT", "CANCELLED"]
 UNFINISHED = ("INTENT", "IN_DOUBT")
@@ -58,7 +59,8 @@ class JournalRow(msgspec.Struct, frozen=True):
 
 def insert_row(connection: Connection, row: JournalRow) -> None:
     """Add a row, in whatever state; E_STORAGE if its (pid, strand, seq) is taken."""
-    last = connection.exec_driver_sql(FIND_LAST, (row.pid,)).first()
+    driver = driver_of(connection)
+    last = driver.execute(FIND_LAST, (row.pid,)).fetchone()
     prev_hash = FIRST_HASH if last is None else checksum(*last)
     intent = (
         row.pid,
@@ -72,7 +74,7 @@ def insert_row(connection: Connection, row: JournalRow) -> None:
         float(row.started_at),
     )
     fields = (*intent, row.state, row.result, row.error, to_float(row.ended_at), prev_hash)
-    connection.exec_driver_sql(INSERT, (*fields, checksum(*fields)))
+    driver.execute(INSERT, (*fields, checksum(*fields)))
 
 
 def finish_row(
@@ -165,14 +167,15 @@ def to_float(value: float | None) -> float | None:
 
 def append_output(connection: Connection, pid: int, text: str) -> int:
     """Add to what a process has written; how many characters came before."""
-    last = connection.exec_driver_sql(
+    driver = driver_of(connection)
+    last = driver.execute(
         "SELECT offset_chars + num_chars FROM output WHERE pid = ?"
         " ORDER BY offset_chars DESC LIMIT 1",
         (pid,),
-    ).scalar()
-    offset_chars = int(last or 0)
+    ).fetchone()
+    offset_chars = 0 if last is None else int(last[0])
     if text:
-        connection.exec_driver_sql(
+        driver.execute(
             "INSERT INTO output(pid, offset_chars, num_chars, text) VALUES (?, ?, ?, ?)",
             (pid, offset_chars, len(text), text),
         )

@@ -19,13 +19,13 @@ import sqlite3
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import cast
 
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
 from llmos.syscalls.errors import E_STORAGE
 
+from .driver import driver_of
 from .entry import Entry, Savepoint, deliver, storage_error
 from .wal import WriteAheadLog
 
@@ -45,7 +45,7 @@ class Writer:
 
     def __init__(self, connection: Connection, path: Path) -> None:
         self._connection = connection
-        self._driver = cast("sqlite3.Connection", connection.connection.dbapi_connection)
+        self._driver = driver_of(connection)
         self._log = WriteAheadLog(self._driver, path)
         self._queue: queue.SimpleQueue[Entry | Order | None] = queue.SimpleQueue()
         self._pending: list[Entry] = []
