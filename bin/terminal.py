@@ -25,6 +25,7 @@ from llmos.kernel.protocol import (
     Run,
     Started,
     ToolRan,
+    Withdrawn,
 )
 from llmos.syscalls.errors import E_KERNEL, SyscallError, raise_reply
 
@@ -33,6 +34,16 @@ from .failure import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_KILLED, show_error, sho
 from .outlet import Outlet
 from .prompt import Interrupted, Prompt
 from .screen import Screen
+
+
+class Question:
+    """A question on its way to an answer. `scope` ends it; then `ended` is set."""
+
+    def __init__(self, asked: Asked) -> None:
+        self.asked = asked
+        self.is_shown = False
+        self.scope = anyio.CancelScope()
+        self.ended = anyio.Event()
 
 
 class Terminal:
@@ -48,7 +59,8 @@ class Terminal:
         self._keep = keep
         self._pid = 0
         self._last_pid = 0
-        self._num_questions = 0
+        self._questions: dict[int, Question] = {}
+        self._num_questions = 0  # on the screen
         self._one_at_a_time = anyio.Lock()
         self._unfinished: dict[int, str] = {}  # last lines of what writes behind a question
         self._num_interrupts = 0
@@ -87,7 +99,10 @@ class Terminal:
                 case Asked():
                     self._num_interrupts = 0
                     self._outlet.hurry(False)
-                    group.start_soon(self._answer, event)
+                    question = self._questions[event.ask] = Question(event)
+                    group.start_soon(self._answer, question)
+                case Withdrawn():
+                    await self._withdraw(event.ask)
                 case ToolRan():
                     note = partial(self._screen.note_tool, event.name, event.arguments, event.text)
                     note(failed=event.failed, seconds=event.seconds)
@@ -142,13 +157,30 @@ class Terminal:
             return exit.code or EXIT_FAILED
         return exit.code
 
-    async def _answer(self, asked: Asked) -> None:
+    async def _answer(self, question: Question) -> None:
         """Put a question to the person and send the answer."""
-        async with self._one_at_a_time:
-            self._num_questions += 1
-            while not await self._put(asked):
-                pass  # the line was cleared
-            self._num_questions -= 1
+        with question.scope:
+            async with self._one_at_a_time:
+                self._num_questions += 1
+                question.is_shown = True
+                try:
+                    while not await self._put(question.asked):
+                        pass  # the line was cleared
+                finally:
+                    self._num_questions -= 1
+        del self._questions[question.asked.ask]
+        question.ended.set()
+
+    async def _withdraw(self, number: int) -> None:
+        """Take a question off the screen; one that was answered has left it."""
+        question = self._questions.get(number)
+        if question is None:
+            return
+        question.scope.cancel()
+        await question.ended.wait()
+        pid, prompt = question.asked.pid, question.asked.prompt
+        if question.is_shown and pid != self._pid:
+            self._screen.note(f"process {pid} no longer asks: {prompt.strip()}")
 
     async def _put(self, asked: Asked) -> bool:
         """Ask once; False if it has to be asked again."""

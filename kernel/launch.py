@@ -345,7 +345,7 @@ class Launcher:
         """The process is no longer of this kernel; tell who waits."""
         self._machine.models.resume(process.pid)
         self._machine.table.remove(process)
-        process.terminal.leave_front(process.pid)
+        process.terminal.forget(process.pid)
         process.ended.set()
 
     async def _write_end(self, ended: ProcessExit, num_tokens: tuple[int, int]) -> None:

@@ -130,6 +130,12 @@ class Asked(msgspec.Struct, frozen=True, tag="asked"):
     choices: tuple[str, ...] = ()
 
 
+class Withdrawn(msgspec.Struct, frozen=True, tag="withdrawn"):
+    """A question of Asked needs no answer any more: its process has ended or asks another one."""
+
+    ask: int
+
+
 class ToolRan(msgspec.Struct, frozen=True, tag="tool"):
     """A tool was called and answered, or failed (`text` is then the error's message)."""
 
@@ -234,6 +240,7 @@ ToTerminal = (
     | Output
     | Logged
     | Asked
+    | Withdrawn
     | ToolRan
     | Notice
     | Ended

@@ -9,7 +9,7 @@ from collections import deque
 
 import anyio
 
-from .protocol import Asked, Logged, Notice, Output, ToTerminal
+from .protocol import Asked, Logged, Notice, Output, ToTerminal, Withdrawn
 
 MAX_BUFFERED_EVENTS = 65_536
 MAX_BUFFERED_CHARS = 8_000_000
@@ -47,14 +47,20 @@ class Terminal:
     def bring_to_front(self, pid: int) -> None:
         """Give a process the terminal until it ends, and show what it has asked."""
         was_behind = self._is_behind(pid)
-        self.leave_front(pid)
+        self._leave_front(pid)
         self._foreground.append(pid)
         for question in self._questions.values():
             if was_behind and question.asked.pid == pid:
                 self.emit(question.asked)
 
-    def leave_front(self, pid: int) -> None:
-        """Give the terminal back to whoever had it before."""
+    def forget(self, pid: int) -> None:
+        """The process is gone: who was in front before it is again, and nobody answers it."""
+        self._leave_front(pid)
+        for number, question in tuple(self._questions.items()):
+            if question.asked.pid == pid:
+                self._withdraw(number)
+
+    def _leave_front(self, pid: int) -> None:
         if pid in self._foreground:
             self._foreground.remove(pid)
 
@@ -124,8 +130,12 @@ class Terminal:
             if question.asked.pid == pid and question.is_cut_off:
                 if (question.asked.prompt, question.asked.choices) == (prompt, choices):
                     return question
-                del self._questions[number]
+                self._withdraw(number)
         return None
+
+    def _withdraw(self, number: int) -> None:
+        if not self._questions.pop(number).answered.is_set():
+            self.emit(Withdrawn(number))
 
     def answer(self, number: int, text: str | None) -> None:
         """Hand the person's line to whoever asked; an unknown number is an answer too late."""

@@ -25,6 +25,7 @@ from llmos.kernel.protocol import (
     Started,
     ToolRan,
     ToTerminal,
+    Withdrawn,
 )
 from llmos.syscalls.errors import E_ARG, E_KERNEL, ErrorReply
 from llmos.syscalls.process import ExitStatus, ProcessExit
@@ -144,6 +145,30 @@ async def test_two_questions_get_a_line_each(tmp_path: Path) -> None:
         await kernel.say(ended())
     os.close(writer)
     os.close(reader)
+
+
+async def test_a_question_that_is_withdrawn_leaves_the_line_to_the_next_one(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    reader, writer = os.pipe()
+    prompt = Prompt(tmp_path / "history")
+    prompt._pipe = Pipe(reader)
+
+    async with connected() as (connection, kernel), working() as (outlet, group):
+        group.start_soon(Terminal(connection, outlet, prompt).run, RUN)
+        await kernel.hear()
+        await kernel.say(Started(7), Asked(1, 8, "your name? "), Asked(2, 8, "never shown"))
+        await anyio.wait_all_tasks_blocked()
+        await kernel.say(Withdrawn(2), Withdrawn(1), Withdrawn(1), Asked(3, 7, "llmos> "))
+        await anyio.wait_all_tasks_blocked()
+        os.write(writer, b"ps\n")
+
+        assert await kernel.hear() == Input(3, "ps")
+        await kernel.say(ended())
+    os.close(writer)
+    os.close(reader)
+
+    assert capfd.readouterr().err == "process 8 no longer asks: your name?\n"
 
 
 async def test_words_behind_a_question_come_line_by_line(

@@ -13,7 +13,7 @@ from llmos.kernel.listing import list_processes
 from llmos.kernel.machine import Birth, Machine
 from llmos.kernel.main import boot
 from llmos.kernel.process import Process
-from llmos.kernel.protocol import Logged, Output
+from llmos.kernel.protocol import Asked, Logged, Output, Withdrawn
 from llmos.kernel.terminal import Terminal
 from llmos.memory.journal import read_output
 from llmos.syscalls.errors import E_ARG, E_LIMIT, E_PERM, E_STORAGE
@@ -188,6 +188,23 @@ async def test_a_parent_waits_for_its_child(
     process = await start(machine, make_app("parent", body), tmp_path)
 
     assert (await finish(process))[2] == "from the child"
+
+
+async def test_what_a_killed_child_asked_leaves_its_parents_terminal(
+    machine: Machine, make_app: MakeApp, tmp_path: Path
+) -> None:
+    child = make_app("child", "await sys_.ask('name? ')")
+    body = f"await sys_.wait(await sys_.spawn({child!r}), foreground=True)"
+    parent = await start(machine, make_app("parent", body), tmp_path)
+    asked = await parent.terminal.next_event()
+    assert isinstance(asked, Asked)
+    killed = machine.table.get(asked.pid)
+    assert killed is not None
+
+    machine.launcher.signal(killed, "TERM")
+
+    with anyio.fail_after(20):
+        assert await parent.terminal.next_event() == Withdrawn(asked.ask)
 
 
 async def test_children_end_with_their_parent(

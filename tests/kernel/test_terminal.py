@@ -3,7 +3,7 @@
 import anyio
 import pytest
 
-from llmos.kernel.protocol import Asked, Notice, Output
+from llmos.kernel.protocol import Asked, Notice, Output, Withdrawn
 from llmos.kernel.terminal import (
     MAX_BUFFERED_CHARS,
     MAX_BUFFERED_EVENTS,
@@ -104,6 +104,41 @@ async def test_another_question_forgets_the_one_that_was_cut_off() -> None:
         assert await terminal.ask(3, "age?", ()) == "42"
 
 
+async def be_cut_off(terminal: Terminal, pid: int, prompt: str) -> None:
+    """Ask, and stop waiting while nobody has answered."""
+    async with running() as tasks:
+        tasks.start_soon(terminal.ask, pid, prompt, ())
+        await anyio.wait_all_tasks_blocked()
+
+
+async def test_another_question_takes_the_unanswered_one_off_the_screen() -> None:
+    terminal = Terminal()
+
+    await be_cut_off(terminal, 3, "name?")
+    await be_cut_off(terminal, 3, "age?")
+
+    events = [await terminal.next_event() for _ in range(3)]
+    assert events == [Asked(1, 3, "name?", ()), Withdrawn(1), Asked(2, 3, "age?", ())]
+
+
+async def test_what_a_process_asked_leaves_the_screen_with_it() -> None:
+    terminal = Terminal()
+    terminal.bring_to_front(2)
+    terminal.bring_to_front(3)
+    await be_cut_off(terminal, 3, "name?")
+
+    terminal.forget(4)
+    terminal.forget(3)
+    terminal.close()
+
+    assert terminal.front == 2
+    assert [await terminal.next_event() for _ in range(3)] == [
+        Asked(1, 3, "name?", ()),
+        Withdrawn(1),
+        None,
+    ]
+
+
 async def test_a_question_says_who_asks_what() -> None:
     terminal = Terminal()
 
@@ -171,7 +206,7 @@ def test_who_ends_leaves_the_front_to_the_one_before() -> None:
 
     fronts = [terminal.front]
     for pid in (2, 9, 3, 1):
-        terminal.leave_front(pid)
+        terminal.forget(pid)
         fronts.append(terminal.front)
 
     assert fronts == [2, 3, 3, 1, None]
