@@ -19,6 +19,7 @@ EXIT_CODES |= {"E_CANCELLED": EXIT_KILLED, "E_GRAMMAR": EXIT_USAGE}
 EXIT_CODES |= dict.fromkeys(("E_APP", "E_TOOL", "E_IN_DOUBT", "E_TIMEOUT"), EXIT_FAILED)
 FIXES = {
     ("E_ARG", "app"): "`llmos app ls` shows the apps; a folder with an app.toml runs by its path",
+    ("E_ARG", "model"): "`llmos model ls` shows the models",
     ("E_ARG", "pid"): "`llmos ps` shows the processes",
     ("E_MODEL", None): "`llmos model ls` shows the models",
     ("E_STORAGE", None): "`llmos doctor` looks at the state directory",

@@ -1,5 +1,6 @@
 """`llmos start`, `stop` and `status`: the kernel as a daemon."""
 
+import errno
 import fcntl
 import os
 import subprocess
@@ -20,6 +21,7 @@ from .failure import EXIT_STATE, show_failure
 from .tables import print_json, print_table
 
 START_SECONDS = 30.0
+DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @click.command()
@@ -57,8 +59,20 @@ async def start_daemon(config: Config) -> Connection:
             if connection is not None:
                 return connection
             await anyio.sleep(POLL_SECONDS)
-    said = log.read_text(errors="replace").strip().removeprefix("llmos: ")
-    raise E_STORAGE(f"the daemon did not come up: {said.replace(chr(10), '; ') or log}")
+    said = log.read_text(errors="replace").strip().removeprefix("llmos: ").replace("\n", "; ")
+    raise E_STORAGE(f"the daemon did not come up: {said or _explain_silence(log)}")
+
+
+def _explain_silence(log: Path) -> str:
+    """Why the log is empty: nothing was said, or what was said found no room."""
+    try:
+        log.write_text("\n")
+    except OSError as error:
+        what = f"the disk of {log.parent} is full"
+        if error.errno not in DISK_IS_FULL:
+            what = f"{log} cannot be written: {error.strerror}"
+        return f"{what}; fix: make room on the disk"
+    return str(log)
 
 
 def _launch(log: Path) -> "subprocess.Popen[bytes]":

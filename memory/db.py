@@ -83,7 +83,7 @@ class Database:
             close(connection)
             fix = FIXES.get(result_code(error), "restore a backup of it")
             reason = storage_error(error).message
-            raise E_STORAGE(f"cannot open {path}: {reason}; {fix}") from error
+            raise E_STORAGE(f"cannot open {path}: {reason}; fix: {fix}") from error
         except E_STORAGE as error:
             close(connection)
             raise E_STORAGE(f"cannot open {path}: {error.message}") from error

@@ -120,6 +120,7 @@ def test_the_shell_runs_a_script(llmos: Llmos) -> None:
         (("app", "new", "A b"), 2, "no name for an app"),
         (("status",), 3, "no kernel is running"),
         (("run", *ECHO, "ask", "a" * 70_000), 2, "argv"),
+        (("run", "--model", "", "ask", "hi"), 2, "(model)\nfix: `llmos model ls`"),
         (("run", *ECHO, "summarize", "--nonsense"), 2, "--nonsense"),
         (("run", *ECHO, "summarize", "nowhere.txt"), 1, "no such file"),
         (("run", *ECHO, "summarize", "/etc/hostname/x"), 6, "outside of the workspace"),

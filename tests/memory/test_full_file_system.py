@@ -66,7 +66,7 @@ except OSError as error:
 try:
     Database.open(folder / "memory.db")
 except E_STORAGE as error:
-    print(error.message.rpartition("; ")[2])
+    print(error.message.rpartition("; fix: ")[2])
 """
 
 
