@@ -73,7 +73,7 @@ def estimate(
     """What a model needs beside those that a kernel has loaded. E_ARG or E_MODEL without files."""
     if name == "echo":
         raise E_ARG("echo needs no memory; fix: name a model that has weights", field="model")
-    estimates = estimate_on(name, choose_devices(config.device, devices))
+    estimates = estimate_on(name, choose_devices(config.device, devices), config.dtype)
     if estimates is None:
         run = f"llmos run --model {name} ask hello"
         raise E_MODEL(f"{name} is not on this machine; fix: give a folder, or fetch it: {run}")

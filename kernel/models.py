@@ -81,8 +81,9 @@ class Models:
         return self._by_name[name]
 
     def _make_replicated(self, path: str) -> Driver:
-        log, pages = self._config.logs / "executor.log", self._config.pages
-        return ReplicatedDriver(lambda: LocalDriver(path, log=log, page_folder=pages))
+        config = self._config
+        log, dtype, pages = config.logs / "executor.log", config.dtype, config.pages
+        return ReplicatedDriver(lambda: LocalDriver(path, log=log, dtype=dtype, page_folder=pages))
 
     @asynccontextmanager
     async def using(self, name: str, on_load: Callable[[], None]) -> AsyncIterator[Driver]:
@@ -137,11 +138,11 @@ class Models:
 
     def _count_fetched(self, name: str, device: str) -> tuple[Holding, ...]:
         """What a model holds that was fetched while it was loaded. Waits for the disk."""
+        places = tuple(one for one in self._find_devices() if one.name.startswith(device))
         return tuple(
             Holding(name, place.name, estimate.needed_bytes, 0, num_users=1)
-            for place, estimate in estimate_on(name, self._find_devices()) or ()
-            if place.name.startswith(device)
-        )[:1]
+            for place, estimate in estimate_on(name, places[:1], self._config.dtype) or ()
+        )
 
     async def _unload(self, model: Model) -> None:
         """Let a model leave that nobody uses. Whoever wants it now waits and loads it again."""
@@ -219,7 +220,7 @@ def plan_model(
     name: str, config: Config, devices: tuple[Device, ...], holdings: tuple[Holding, ...]
 ) -> Plan | None:
     """Where a model would go now; None if its files are not on this machine. Raises E_MODEL."""
-    estimates = estimate_on(name, choose_devices(config.device, devices))
+    estimates = estimate_on(name, choose_devices(config.device, devices), config.dtype)
     if estimates is None:
         return None
     share, elsewhere = config.model_memory_share, ""
@@ -228,13 +229,18 @@ def plan_model(
     return plan_load(estimates, holdings, share, elsewhere=elsewhere)
 
 
-def estimate_on(name: str, devices: tuple[Device, ...]) -> list[tuple[Device, Estimate]] | None:
-    """What a model needs on each of these devices; None if its files are not on this machine."""
+def estimate_on(
+    name: str, devices: tuple[Device, ...], dtype: str = "auto"
+) -> list[tuple[Device, Estimate]] | None:
+    """What a model needs on each of these devices; None if its files are not on this machine.
+
+    Raises E_MODEL for files, or a precision on a device, that cannot be used.
+    """
     folder = find_folder(find_path(name))
     if folder is None:
         return None
     files = read_model_files(folder)
-    return [(device, estimate_model(name, files, device)) for device in devices]
+    return [(device, estimate_model(name, files, device, dtype)) for device in devices]
 
 
 def choose_devices(wanted: str, devices: tuple[Device, ...]) -> tuple[Device, ...]:

@@ -107,9 +107,7 @@ class NativeNorm(nn.Module):
 class NativeGate(nn.Module):
     """A gated feed-forward layer; the number of its inner dimensions is a multiple of 16."""
 
-    def __init__(
-        self, original: Any, gate: tuple[float, float], *, is_int8: bool = False
-    ) -> None:
+    def __init__(self, original: Any, gate: tuple[float, float], *, is_int8: bool = False) -> None:
         super().__init__()
         self._library = load_library()
         for name in _GATE_PARTS:
@@ -128,29 +126,29 @@ class NativeGate(nn.Module):
 
 
 @torch.inference_mode()
-def replace_modules(network: Any) -> None:
-    """Put native parts in the place of the network's own, one by one.
+def replace_modules(network: Any, *, is_int8: bool = False) -> None:
+    """Put native parts in the place of the network's own, one by one; linear layers may be int8.
 
     A weight that an embedding shares stays for the embedding's sake.
     """
     for name, child in list(network.named_children()):
-        if replacement := _replace(child):
+        if replacement := _replace(child, is_int8=is_int8):
             setattr(network, name, replacement)
         else:
-            replace_modules(child)
+            replace_modules(child, is_int8=is_int8)
 
 
-def _replace(module: Any) -> nn.Module | None:
+def _replace(module: Any, *, is_int8: bool) -> nn.Module | None:
     kind = type(module)
     if kind is nn.Linear and _can_pack(module.weight, module.in_features):
-        return PackedLinear(module.weight, module.bias)
+        return PackedLinear(module.weight, module.bias, is_int8=is_int8)
     if kind is Conv1D and _can_pack(module.weight, module.weight.shape[0]):
-        return PackedLinear(module.weight.T, module.bias)
+        return PackedLinear(module.weight.T, module.bias, is_int8=is_int8)
     if kind.__name__.endswith("RMSNorm"):
         return _replace_norm(module)
-    parts = [getattr(module, name, None) for name in ("gate_proj", "up_proj", "down_proj")]
+    parts = [getattr(module, name, None) for name in _GATE_PARTS]
     if all(type(part) is nn.Linear and part.in_features % _LANES == 0 for part in parts):
-        return _replace_gate(module)
+        return _replace_gate(module, is_int8=is_int8)
     return None
 
 
@@ -172,8 +170,9 @@ def _replace_norm(module: Any) -> nn.Module | None:
     return None
 
 
-def _replace_gate(module: Any) -> nn.Module | None:
-    """The activation is known by its values; the rest is proved, on gates of many sizes."""
+def _replace_gate(module: Any, *, is_int8: bool) -> nn.Module | None:
+    """The activation is known by its values; the rest is proved, on gates of many sizes, and with
+    the weights as they are: int8 is too far from them to prove anything."""
     gate = _find_gate(getattr(module, "act_fn", None))
     if gate is None or not _can_pack(module.gate_proj.weight, module.gate_proj.in_features):
         return None
@@ -181,7 +180,9 @@ def _replace_gate(module: Any) -> nn.Module | None:
     spread = module.gate_proj(x.bfloat16()).float().square().mean().sqrt().clamp(min=1e-6)
     x *= torch.logspace(-1, 1.5, _NUM_ROWS).unsqueeze(1) / spread
     native = NativeGate(module, gate)
-    return native if _answers_alike(module, native, x) else None
+    if not _answers_alike(module, native, x):
+        return None
+    return NativeGate(module, gate, is_int8=True) if is_int8 else native
 
 
 def _find_gate(activation: Any) -> tuple[float, float] | None:
