@@ -85,7 +85,9 @@ def estimate_model(
         model=name,
         dtype=dtype,
         num_parameters=files.num_parameters,
-        weight_bytes=_count_weight_bytes(files, dtype),
+        weight_bytes=_count_weight_bytes(
+            files, dtype, is_packed=is_host and dtype in ("bfloat16", "int8")
+        ),
         working_bytes=_count_working_bytes(config, is_host=is_host),
         token_bytes=count_token_numbers(files) * _ITEM_BYTES[dtype],
         window_tokens=_find_number(config, _WINDOWS) or MIN_CONTEXT_TOKENS,
@@ -110,19 +112,22 @@ def pick_dtype(device: Device, files: ModelFiles, wanted: str = "auto") -> str:
     return "bfloat16" if is_large and device.has_bfloat16 else "float32"
 
 
-def _count_weight_bytes(files: ModelFiles, dtype: str) -> int:
-    """Matrices alone are in int8, with a scale for each output; an embedding is looked up as it is,
-    and one that is the last layer too is there as both."""
-    if dtype != "int8":
+def _count_weight_bytes(files: ModelFiles, dtype: str, *, is_packed: bool) -> int:
+    """The executor packs matrices for its compiled kernels, of int8 with a scale for each output.
+
+    An embedding is looked up as it is; one that is the last layer too is there as both.
+    """
+    if not is_packed:
         return files.num_parameters * _ITEM_BYTES[dtype]
+    item_bytes, scale_bytes = (1, _SCALE_BYTES) if dtype == "int8" else (_ITEM_BYTES[dtype], 0)
     has_head = any(name.endswith(_OWN_HEADS) for name in files.shapes)
     size_bytes = 0
     for name, shape in files.shapes.items():
-        is_embedding = name.endswith(_EMBEDDINGS)
-        if len(shape) != 2 or is_embedding:
+        is_matrix, is_embedding = len(shape) == 2, name.endswith(_EMBEDDINGS)
+        if is_embedding or not is_matrix:
             size_bytes += math.prod(shape) * _ITEM_BYTES[dtype]
-        if len(shape) == 2 and not (is_embedding and (has_head or name.endswith(_PLACES))):
-            size_bytes += math.prod(shape) + shape[0] * _SCALE_BYTES
+        if is_matrix and (not is_embedding or not (has_head or name.endswith(_PLACES))):
+            size_bytes += math.prod(shape) * item_bytes + shape[0] * scale_bytes
     return size_bytes
 
 

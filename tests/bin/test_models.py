@@ -35,6 +35,15 @@ def test_an_estimate_says_what_a_model_needs_and_how_much_context_fits(tmp_path:
     assert (needs.is_place, report.leavers, report.error) == (True, (), None)
 
 
+def test_an_estimate_is_of_the_precision_that_is_set(tmp_path: Path) -> None:
+    report = estimate("demo", Config(home=tmp_path, dtype="int8"), HOST, ())
+
+    (needs,) = report.needs
+    assert (needs.dtype, report.error) == ("int8", None)
+    assert 1.5 * 2_754_944 < needs.weight_bytes < 2 * 2_754_944  # the embedding is there twice
+    assert needs.token_bytes == 5 * 2 * 2 * 32 * 2
+
+
 def test_an_estimate_names_idle_models_that_would_leave(tmp_path: Path) -> None:
     holding = Holding("other", "cpu", 7 << 30, 6 << 30, num_users=0, idle_seconds=3.0)
     free = (Device("cpu", "host memory", 8 << 30, 0),)
@@ -100,6 +109,13 @@ def test_the_command_shows_a_table_or_json_and_tells_bad_input_in_a_line_with_it
     assert "demo fits on" in shown.stderr
     said = json.loads(llmos.run("model", "estimate", "demo", "--json").stdout)
     assert (said["model"], said["needs"][0]["num_parameters"]) == ("demo", 2_754_944)
+
+    llmos.environ["LLMOS_DTYPE"] = "int8"
+    assert "MiB (int8)" in llmos.run("model", "estimate", "demo").stdout
+    llmos.environ["LLMOS_DTYPE"] = "int4"
+    wrong = llmos.run("model", "estimate", "demo")
+    assert (wrong.returncode, wrong.stderr[:19]) == (2, "llmos: LLMOS_DTYPE:")
+    del llmos.environ["LLMOS_DTYPE"]
 
     pickle = make_folder(llmos.work / "pickle")
     (pickle / "pytorch_model.bin").write_bytes(b"")
