@@ -103,20 +103,20 @@ def compute_logprobs(model: Model, tokens: list[int]) -> Iterator[torch.Tensor]:
 
 def measure_distance(exact: Model, models: dict[str, Model], text: list[list[int]]) -> Results:
     """Mean KL divergence from float32 in nats, and how often the likeliest token is the same."""
-    sums = {dtype: [0.0, 0.0] for dtype in models}
+    sums = {dtype: torch.zeros(2) for dtype in models}
     for tokens in text:
         found = {dtype: compute_logprobs(model, tokens) for dtype, model in models.items()}
         for wanted in compute_logprobs(exact, tokens):
             for dtype, logprobs in found.items():
                 other = next(logprobs)
-                divergence = (wanted.exp() * (wanted - other)).sum(-1)
-                sums[dtype][0] += float(divergence.sum())
-                sums[dtype][1] += float((wanted.argmax(-1) == other.argmax(-1)).sum())
+                divergence = (wanted.exp() * (wanted - other)).sum()
+                num_agreed = (wanted.argmax(-1) == other.argmax(-1)).sum()
+                sums[dtype] += torch.stack([divergence, num_agreed])
     num_tokens = sum(map(len, text))
     results: Results = {"text_tokens": num_tokens}
-    for dtype, (divergence, agreed) in sums.items():
-        results[f"{dtype}_kl_divergence"] = divergence / num_tokens
-        results[f"{dtype}_top1_agreement"] = agreed / num_tokens
+    for dtype, both in sums.items():
+        means = (both / num_tokens).tolist()
+        results[f"{dtype}_kl_divergence"], results[f"{dtype}_top1_agreement"] = means
     return results
 
 

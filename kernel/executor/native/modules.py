@@ -110,9 +110,10 @@ class NativeGate(nn.Module):
     def __init__(self, original: Any, gate: tuple[float, float], *, is_int8: bool = False) -> None:
         super().__init__()
         self._library = load_library()
-        for name in _GATE_PARTS:
-            part = getattr(original, name)
-            setattr(self, name, PackedLinear(part.weight, part.bias, is_int8=is_int8))
+        self.gate_proj, self.up_proj, self.down_proj = (
+            PackedLinear(part.weight, part.bias, is_int8=is_int8)
+            for part in (getattr(original, name) for name in _GATE_PARTS)
+        )
         self._gate = gate
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
