@@ -17,13 +17,13 @@ from .devices import HOST, Device
 from .modelfiles import ModelFiles, find_text_config
 
 HOST_LIMITS, GPU_LIMITS = (64, 512), (256, 1024)  # sequences and tokens of a step: the executor's
-CACHED_BYTES = 64 << 20
 MIN_CONTEXT_TOKENS = 2048
 _HOST_PROCESS_BYTES = 256 << 20
 _CUDA_PROCESS_BYTES = 1 << 30
 _NUM_LOGIT_COPIES = 4
 _ITEM_BYTES = {"float32": 4, "bfloat16": 2, "int8": 2}  # of pages, and of what int8 leaves
 _SCALE_BYTES = 4
+_LANES = 16  # the compiled attention takes heads that are a multiple
 _PLACES = ("wpe.weight", "embed_positions.weight")
 _EMBEDDINGS = ("embed_tokens.weight", "embed_in.weight", "wte.weight", *_PLACES)
 _OWN_HEADS = ("lm_head.weight", "embed_out.weight")
@@ -108,8 +108,8 @@ def pick_dtype(device: Device, files: ModelFiles, wanted: str = "auto") -> str:
         raise E_MODEL(f"{reason}; fix: install gcc, or LLMOS_DTYPE=auto", field="dtype")
     if wanted != "auto":
         return wanted
-    is_large = device.name != HOST or files.size_bytes > CACHED_BYTES
-    return "bfloat16" if is_large and device.has_bfloat16 else "float32"
+    fits = device.name != HOST or _find_head_dim(find_text_config(files.config)) % _LANES == 0
+    return "bfloat16" if fits and device.has_bfloat16 else "float32"
 
 
 def _count_weight_bytes(files: ModelFiles, dtype: str, *, is_packed: bool) -> int:
@@ -153,9 +153,14 @@ def _count_by_config(config: dict[str, Any]) -> int:
     if nope_dim := _find_number(config, ("qk_nope_head_dim",)):  # keys are kept for every head
         key_dim = nope_dim + _find_number(config, ("qk_rope_head_dim",))
         return num_layers * num_heads * (key_dim + _find_number(config, ("v_head_dim",)))
-    head_dim = _find_number(config, ("head_dim",)) or _find_number(config, _HIDDEN) // num_heads
     num_key_heads = _find_number(config, ("num_key_value_heads",)) or num_heads
-    return num_layers * num_key_heads * 2 * head_dim
+    return num_layers * num_key_heads * 2 * _find_head_dim(config)
+
+
+def _find_head_dim(config: dict[str, Any]) -> int:
+    """Of values; 0 where the configuration does not tell."""
+    head_dim = _find_number(config, ("v_head_dim", "head_dim"))
+    return head_dim or _find_number(config, _HIDDEN) // max(_find_number(config, _HEADS), 1)
 
 
 def _count_working_bytes(config: dict[str, Any], *, is_host: bool) -> int:

@@ -20,9 +20,7 @@ _SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 
 
 @app
-async def main(
-    sys: System, file: str, *, max_tokens: int = 200, chunk_chars: int = 1200
-) -> None:
+async def main(sys: System, file: str, *, max_tokens: int = 200, chunk_chars: int = 1200) -> None:
     """Summarize FILE. A part has at most CHUNK_CHARS characters; MAX_TOKENS is for each part."""
     if chunk_chars < 1:
         raise E_ARG(f"--chunk-chars is {chunk_chars}; it must be at least 1", field="chunk_chars")

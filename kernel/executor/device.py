@@ -35,7 +35,7 @@ def pick_device(wanted: str) -> torch.device:
 def pick_dtype(wanted: str, device: torch.device) -> torch.dtype:
     """The weights' precision of this name; "auto" is bfloat16 where it is faster, else float32.
 
-    It is faster on CUDA, and on a CPU with our kernels. Only those kernels take int8. Raises E_MODEL.
+    It is faster on CUDA, and on a CPU with our kernels, which alone take int8. Raises E_MODEL.
     """
     if wanted == "auto":
         if device.type == "cuda":

@@ -106,7 +106,7 @@ def test_attention_that_the_kernels_do_not_take_is_an_error_with_a_fix(qwen3: Pa
 @pytest.mark.parametrize("name", ["cuda:0", "mps"])
 def test_another_device_is_an_error_with_a_fix(name: str) -> None:
     with pytest.raises(E_MODEL, match=f"not on {name}; fix: device = cpu, or dtype = auto"):
-        pick_dtype("int8", torch.device(name), weight_bytes=1)
+        pick_dtype("int8", torch.device(name))
 
 
 @pytest.fixture
@@ -127,6 +127,6 @@ def test_a_machine_without_a_compiler_is_an_error_with_a_fix(
     with pytest.raises(
         E_MODEL, match=r"no C compiler is found; fix: install gcc, or dtype"
     ) as caught:
-        pick_dtype("int8", torch.device("cpu"), weight_bytes=1)
+        pick_dtype("int8", torch.device("cpu"))
 
     assert caught.value.field == "dtype"
