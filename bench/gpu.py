@@ -71,6 +71,7 @@ def make_model_on(device: torch.device, shape: Qwen3Config) -> Model:
         layers=(layer,) * shape.num_hidden_layers,
         device=device,
         dtype=dtype,
+        weight_dtype=dtype,
         is_native=False,
         is_triton=runs_ops(device),
         architecture=type(network).__name__,

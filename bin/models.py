@@ -76,7 +76,7 @@ def estimate(
     own = tuple(one for one in holdings if one.model == name)
     others = tuple(one for one in holdings if one.model != name)
     devices = tuple(_free(device, own) for device in devices)
-    estimates = estimate_on(name, choose_devices(config.device, devices))
+    estimates = estimate_on(name, choose_devices(config.device, devices), config.dtype)
     pools: dict[str, int | None] = {}
     leavers, error = tuple[str, ...](), None
     try:

@@ -1,14 +1,17 @@
 """What a model will need of a device, told from its files before anything is loaded.
 
-Weights count in the precision that the executor would pick, pages by the heads that write keys and
-values. Working memory is a process with torch in it (measured on a CPU: 231 MiB before and 268 MiB
-after 64 generations; 1 GiB is assumed of a CUDA context and its libraries) and the largest step's
-activations and logits.
+Weights count in the precision that is wanted, or that the executor would pick, pages by the heads
+that write keys and values. Working memory is a process with torch in it (measured on a CPU: 231 MiB
+before and 268 MiB after 64 generations; 1 GiB is assumed of a CUDA context and its libraries) and
+the largest step's activations and logits.
 """
 
+import math
 from typing import Any
 
 import msgspec
+
+from llmos.syscalls.errors import E_MODEL
 
 from .devices import HOST, Device
 from .modelfiles import ModelFiles, find_text_config
@@ -19,7 +22,11 @@ _HOST_PROCESS_BYTES = 256 << 20
 _CUDA_PROCESS_BYTES = 1 << 30
 _NUM_LOGIT_COPIES = 4
 _MAX_KERNEL_DIM = 512
-_ITEM_BYTES = {"float32": 4, "bfloat16": 2}
+_ITEM_BYTES = {"float32": 4, "bfloat16": 2, "int8": 2}  # of pages, and of what int8 leaves
+_SCALE_BYTES = 4
+_PLACES = ("wpe.weight", "embed_positions.weight")
+_EMBEDDINGS = ("embed_tokens.weight", "embed_in.weight", "wte.weight", *_PLACES)
+_OWN_HEADS = ("lm_head.weight", "embed_out.weight")
 _HIDDEN = ("hidden_size", "n_embd", "d_model")
 _LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 _HEADS = ("num_attention_heads", "n_head", "n_heads", "num_heads")
@@ -66,17 +73,21 @@ class Estimate(msgspec.Struct, frozen=True):
         return min(self.window_tokens, left_bytes // self.token_bytes)
 
 
-def estimate_model(name: str, files: ModelFiles, device: Device) -> Estimate:
-    """The estimate for a device."""
+def estimate_model(
+    name: str, files: ModelFiles, device: Device, wanted_dtype: str = "auto"
+) -> Estimate:
+    """The estimate for a device. Raises E_MODEL if it cannot have weights of that precision."""
     config = find_text_config(files.config)
-    dtype = pick_dtype(device, files)
+    dtype = pick_dtype(device, files, wanted_dtype)
     is_host = device.name == HOST
     max_running, _ = HOST_LIMITS if is_host else GPU_LIMITS
     return Estimate(
         model=name,
         dtype=dtype,
         num_parameters=files.num_parameters,
-        weight_bytes=files.num_parameters * _ITEM_BYTES[dtype],
+        weight_bytes=_count_weight_bytes(
+            files, dtype, is_packed=is_host and dtype in ("bfloat16", "int8")
+        ),
         working_bytes=_count_working_bytes(config, is_host=is_host),
         token_bytes=count_token_numbers(files) * _ITEM_BYTES[dtype],
         window_tokens=_find_number(config, _WINDOWS) or MIN_CONTEXT_TOKENS,
@@ -84,11 +95,19 @@ def estimate_model(name: str, files: ModelFiles, device: Device) -> Estimate:
     )
 
 
-def pick_dtype(device: Device, files: ModelFiles) -> str:
-    """The precision that the executor picks by itself: bfloat16 where it is faster.
+def pick_dtype(device: Device, files: ModelFiles, wanted: str = "auto") -> str:
+    """The weights' precision; the executor by itself picks bfloat16 where it is faster.
 
-    On the host its kernels are needed for that.
+    On the host its kernels are needed for that. Raises E_MODEL for int8 where they do not run.
     """
+    if wanted == "int8" and device.name != HOST:
+        reason = f"int8 weights run on the host alone, not on {device.name}"
+        raise E_MODEL(f"{reason}; fix: LLMOS_DEVICE=cpu, or LLMOS_DTYPE=auto", field="dtype")
+    if wanted == "int8" and not device.has_bfloat16:
+        reason = "int8 weights need a processor with AVX2, and gcc"
+        raise E_MODEL(f"{reason}; fix: install gcc, or LLMOS_DTYPE=auto", field="dtype")
+    if wanted != "auto":
+        return wanted
     dims = _find_dims(find_text_config(files.config))
     is_fast = device.name != HOST or fits_kernels(*dims)
     return "bfloat16" if is_fast and device.has_bfloat16 else "float32"
@@ -98,6 +117,25 @@ def fits_kernels(key_dim: int, value_dim: int) -> bool:
     """Whether the executor's compiled kernels read heads of so many numbers; 0 is not known."""
     is_even = key_dim % 2 == 0 and value_dim % 16 == 0
     return is_even and 0 < min(key_dim, value_dim) and max(key_dim, value_dim) <= _MAX_KERNEL_DIM
+
+
+def _count_weight_bytes(files: ModelFiles, dtype: str, *, is_packed: bool) -> int:
+    """The executor packs matrices for its compiled kernels, of int8 with a scale for each output.
+
+    An embedding is looked up as it is; one that is the last layer too is there as both.
+    """
+    if not is_packed:
+        return files.num_parameters * _ITEM_BYTES[dtype]
+    item_bytes, scale_bytes = (1, _SCALE_BYTES) if dtype == "int8" else (_ITEM_BYTES[dtype], 0)
+    has_head = any(name.endswith(_OWN_HEADS) for name in files.shapes)
+    size_bytes = 0
+    for name, shape in files.shapes.items():
+        is_matrix, is_embedding = len(shape) == 2, name.endswith(_EMBEDDINGS)
+        if is_embedding or not is_matrix:
+            size_bytes += math.prod(shape) * _ITEM_BYTES[dtype]
+        if is_matrix and (not is_embedding or not (has_head or name.endswith(_PLACES))):
+            size_bytes += math.prod(shape) * item_bytes + shape[0] * scale_bytes
+    return size_bytes
 
 
 def count_token_numbers(files: ModelFiles) -> int:

@@ -85,8 +85,9 @@ class Models:
         return self._by_name[name]
 
     def _make_replicated(self, path: str) -> Driver:
-        log, pages = self._config.logs / "executor.log", self._config.pages
-        return ReplicatedDriver(lambda: LocalDriver(path, log=log, page_folder=pages))
+        config = self._config
+        log, dtype, pages = config.logs / "executor.log", config.dtype, config.pages
+        return ReplicatedDriver(lambda: LocalDriver(path, log=log, dtype=dtype, page_folder=pages))
 
     async def _fetch_apart(self, path: str) -> None:
         await fetch_model(path, self._config.logs / "executor.log")
@@ -219,21 +220,26 @@ def plan_model(
     name: str, config: Config, devices: tuple[Device, ...], holdings: tuple[Holding, ...]
 ) -> Plan:
     """Where a model would go now. Raises E_MODEL."""
-    estimates = estimate_on(name, choose_devices(config.device, devices))
+    estimates = estimate_on(name, choose_devices(config.device, devices), config.dtype)
     share, elsewhere = config.model_memory_share, ""
     if all(device.name != HOST for device, _ in estimates):
         elsewhere = "run it on the host with LLMOS_DEVICE=cpu"
     return plan_load(estimates, holdings, share, elsewhere=elsewhere)
 
 
-def estimate_on(name: str, devices: tuple[Device, ...]) -> list[tuple[Device, Estimate]]:
-    """What a model needs on each of these devices. E_MODEL if its files are not here, or broken."""
+def estimate_on(
+    name: str, devices: tuple[Device, ...], dtype: str = "auto"
+) -> list[tuple[Device, Estimate]]:
+    """What a model needs on each of these devices.
+
+    E_MODEL if its files are not here, or broken, or for a precision that a device cannot have.
+    """
     folder = find_folder(find_path(name))
     if folder is None:
         run = f"llmos run --model {name} ask hello"
         raise E_MODEL(f"{name} is not on this machine; fix: give a folder, or fetch it: {run}")
     files = read_model_files(folder)
-    return [(device, estimate_model(name, files, device)) for device in devices]
+    return [(device, estimate_model(name, files, device, dtype)) for device in devices]
 
 
 def choose_devices(wanted: str, devices: tuple[Device, ...]) -> tuple[Device, ...]:

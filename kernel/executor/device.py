@@ -7,11 +7,16 @@ import torch
 from llmos.syscalls.errors import E_MODEL
 
 from ..devices import read_host
-from .native.library import has_native_kernels
+from .native.library import NoNativeKernels, has_native_kernels, load_library
 
 HOST_SHARE = 0.25
 DEVICE_SHARE = 0.85
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "int8": torch.int8,
+}
 
 
 def pick_device(wanted: str) -> torch.device:
@@ -28,9 +33,9 @@ def pick_device(wanted: str) -> torch.device:
 
 
 def pick_dtype(wanted: str, device: torch.device) -> torch.dtype:
-    """The precision of this name; "auto" is bfloat16 where it is faster, else float32.
+    """The weights' precision of this name; "auto" is bfloat16 where it is faster, else float32.
 
-    It is faster on CUDA, and on a CPU with our kernels.
+    It is faster on CUDA, and on a CPU with our kernels, which alone take int8. Raises E_MODEL.
     """
     if wanted == "auto":
         if device.type == "cuda":
@@ -41,7 +46,22 @@ def pick_dtype(wanted: str, device: torch.device) -> torch.dtype:
     if wanted not in _DTYPES:
         known = ", ".join(("auto", *_DTYPES))
         raise E_MODEL(f"unknown dtype {wanted!r}; known: {known}", field="dtype")
+    if wanted == "int8":
+        _check_int8(device)
     return _DTYPES[wanted]
+
+
+def _check_int8(device: torch.device) -> None:
+    if device.type != "cpu":
+        reason = f"int8 weights run on a CPU alone, not on {device}"
+        raise E_MODEL(f"{reason}; fix: device = cpu, or dtype = auto", field="dtype")
+    try:
+        load_library()
+    except NoNativeKernels as error:
+        reason, _, fix = str(error).partition("; fix: ")
+        fixes = f"{fix}, or dtype = auto" if fix else "dtype = auto"
+        reason = f"int8 weights need the compiled kernels: {reason}"
+        raise E_MODEL(f"{reason}; fix: {fixes}", field="dtype") from None
 
 
 @dataclass(frozen=True)

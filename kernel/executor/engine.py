@@ -153,7 +153,7 @@ class Engine:
             num_pages=num_pages,
             fingerprint=model.fingerprint,
             device=str(model.device),
-            dtype=str(model.dtype).removeprefix("torch."),
+            dtype=str(model.weight_dtype).removeprefix("torch."),
             load_seconds=load_seconds,
             warnings=self._chat.warnings,
         )

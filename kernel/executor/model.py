@@ -41,7 +41,8 @@ class Model:
     tokenizer: Any
     layers: tuple[LayerShape, ...]
     device: torch.device
-    dtype: torch.dtype
+    dtype: torch.dtype  # of all that is computed, and of the pages
+    weight_dtype: torch.dtype  # the same, or int8
     is_native: bool  # whether the compiled kernels run it
     is_triton: bool  # whether Triton's ops compute its attention
     architecture: str
@@ -68,18 +69,23 @@ def load_model(spec: Load) -> Model:
     device = pick_device(spec.device)
     if device.index is not None and device.type == "cuda":
         torch.cuda.set_device(device)  # ops, streams and graphs are the current device's
-    dtype = pick_dtype(spec.dtype, device)
+    weight_dtype = pick_dtype(spec.dtype, device)
+    is_int8 = weight_dtype == torch.int8
+    dtype = torch.bfloat16 if is_int8 else weight_dtype
     set_verbosity_error()
     disable_progress_bar()
     config = _load_config(folder)
     network, layers = _load_layers(folder, config, device, dtype)
     is_half = device.type == "cpu" and dtype == torch.bfloat16
     if is_half and spec.dtype == "auto" and not fits(layers):
-        dtype = torch.float32  # torch's own bfloat16 is slower than that
+        dtype = weight_dtype = torch.float32  # torch's own bfloat16 is slower than that
         network, layers = _load_layers(folder, config, device, dtype)
     num_parameters = sum(parameter.numel() for parameter in network.parameters())
     _set_threads(device, num_parameters)
-    is_native = is_half and _pack(network, config, layers)
+    is_native = is_half and _pack(network, config, layers, is_int8=is_int8)
+    if is_int8 and not is_native:
+        reason = f"{folder}: the compiled kernels, which int8 needs, do not take its attention"
+        raise E_MODEL(f"{reason}; fix: dtype = auto or bfloat16", field="dtype")
     kernels = compute_digest(list_instructions()[0]) if is_native else ""
     return Model(
         network=network,
@@ -87,13 +93,14 @@ def load_model(spec: Load) -> Model:
         layers=layers,
         device=device,
         dtype=dtype,
+        weight_dtype=weight_dtype,
         is_native=is_native,
         is_triton=runs_ops(device),
         architecture=type(network).__name__,
         num_parameters=num_parameters,
         max_model_len=_find_window(config, spec.max_model_len),
         fingerprint=compute_fingerprint(
-            folder, device.type, str(dtype), torch.__version__, kernels
+            folder, device.type, str(weight_dtype), torch.__version__, kernels
         ),
     )
 
@@ -104,14 +111,14 @@ def _set_threads(device: torch.device, num_parameters: int) -> None:
         torch.set_num_threads(1)
 
 
-def _pack(network: Any, config: Any, layers: tuple[LayerShape, ...]) -> bool:
+def _pack(network: Any, config: Any, layers: tuple[LayerShape, ...], *, is_int8: bool) -> bool:
     """Put the network on the compiled kernels, if this machine has them and its layers fit.
 
     Running it once more shows that it takes the parts that it was given.
     """
     if not fits(layers) or not has_native_kernels():
         return False
-    replace_modules(network)
+    replace_modules(network, is_int8=is_int8)
     replace_rotation(network, layers[0].key_dim)
     return _find_layers(network, config, torch.device("cpu")) == layers
 

@@ -8,10 +8,10 @@ import torch
 from .batch import Work
 from .gpu.support import count_programs
 from .model import Model
-from .native.decoder import RecordedDecoder
 from .native.pool import NativePool
 from .padded import PaddedDecoder
 from .plain import PlainPool
+from .recorded import RecordedDecoder
 
 if TYPE_CHECKING:
     from .gpu.pool import TritonPool

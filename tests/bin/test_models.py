@@ -29,10 +29,20 @@ def test_an_estimate_says_what_a_model_needs_and_how_much_context_fits(tmp_path:
     report = estimate("demo", Config(home=tmp_path), HOST, ())
 
     (needs,) = report.needs
-    assert (needs.dtype, needs.weight_bytes) == ("float32", 4 * 2_754_944)
-    assert needs.token_bytes == 5 * 2 * 2 * 32 * 4  # layers, key and value, heads, numbers, bytes
+    assert (needs.dtype, needs.num_parameters) == ("bfloat16", 2_754_944)
+    assert 2 * 2_754_944 < needs.weight_bytes < 3 * 2_754_944  # the embedding is there twice
+    assert needs.token_bytes == 5 * 2 * 2 * 32 * 2  # layers, key and value, heads, numbers, bytes
     assert (needs.context_tokens, needs.window_tokens) == (2048, 2048)
     assert (needs.is_place, report.leavers, report.error) == (True, (), None)
+
+
+def test_an_estimate_is_of_the_precision_that_is_set(tmp_path: Path) -> None:
+    report = estimate("demo", Config(home=tmp_path, dtype="int8"), HOST, ())
+
+    (needs,) = report.needs
+    assert (needs.dtype, report.error) == ("int8", None)
+    assert 1.5 * 2_754_944 < needs.weight_bytes < 2 * 2_754_944  # the embedding is there twice
+    assert needs.token_bytes == 5 * 2 * 2 * 32 * 2
 
 
 def test_an_estimate_names_idle_models_that_would_leave(tmp_path: Path) -> None:
@@ -102,6 +112,13 @@ def test_the_command_shows_a_table_or_json_and_tells_bad_input_in_a_line_with_it
     assert "demo fits on" in shown.stderr
     said = json.loads(llmos.run("model", "estimate", "demo", "--json").stdout)
     assert (said["model"], said["needs"][0]["num_parameters"]) == ("demo", 2_754_944)
+
+    llmos.environ["LLMOS_DTYPE"] = "int8"
+    assert "MiB (int8)" in llmos.run("model", "estimate", "demo").stdout
+    llmos.environ["LLMOS_DTYPE"] = "int4"
+    wrong = llmos.run("model", "estimate", "demo")
+    assert (wrong.returncode, wrong.stderr[:19]) == (2, "llmos: LLMOS_DTYPE:")
+    del llmos.environ["LLMOS_DTYPE"]
 
     pickle = make_folder(llmos.work / "pickle")
     (pickle / "pytorch_model.bin").write_bytes(b"")

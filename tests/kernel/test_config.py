@@ -84,6 +84,20 @@ def test_a_file_that_is_not_utf_8_is_refused(home: Path) -> None:
         load(home)
 
 
+@pytest.mark.parametrize("dtype", ["auto", "float32", "bfloat16", "int8"])
+def test_the_weights_precision_is_a_setting(home: Path, dtype: str) -> None:
+    assert load(home, LLMOS_DTYPE=dtype).dtype == dtype
+    assert load(home).dtype == "auto"
+
+
+@pytest.mark.parametrize("dtype", ["int4", "float16", "INT8", ""])
+def test_a_precision_that_is_none_is_refused_by_name(home: Path, dtype: str) -> None:
+    with pytest.raises(E_ARG, match=r"LLMOS_DTYPE: .*float32\|bfloat16\|int8.*; fix:") as caught:
+        load(home, LLMOS_DTYPE=dtype)
+
+    assert caught.value.field == "LLMOS_DTYPE"
+
+
 def test_an_unknown_variable_is_refused_by_name(home: Path) -> None:
     with pytest.raises(E_ARG, match=r"LLMOS_MODLE: unknown variable; fix: unset it"):
         load(home, LLMOS_MODLE="x")

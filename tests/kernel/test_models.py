@@ -431,6 +431,20 @@ def test_without_a_gpu_auto_is_the_host_and_cuda_is_an_error() -> None:
         choose_devices("cuda", devices)
 
 
+async def test_int8_goes_to_the_host_and_is_refused_on_a_gpu(
+    config: Config, clock: VirtualClock
+) -> None:
+    machine = Machine(cuda0=20 * GIB, cpu=20 * GIB)
+    narrow = msgspec.structs.replace(config, dtype="int8")
+    on_host = msgspec.structs.replace(narrow, device="cpu")
+
+    with pytest.raises(E_MODEL, match="not on cuda:0; fix: LLMOS_DEVICE=cpu") as caught:
+        await make_models(narrow, clock, machine).load("demo")
+    info = await make_models(on_host, clock, machine).load("demo")
+
+    assert (caught.value.field, info.device) == ("dtype", "cpu")
+
+
 async def test_a_paused_process_is_held_on_every_model(models: Models) -> None:
     driver = models.get("echo").driver
     words: list[str] = []

@@ -11,6 +11,9 @@
 #define KEPT_ROWS PASS_ROWS    /* rows whose sums are kept while a part of the inputs is taken in */
 #define ROW_STRIDE(num_inputs) 2 /* between the operands of two rows */
 #define PAIR_STRIDE(rows) ((rows) * 2) /* and of two pairs of inputs */
+#ifndef WIDENS_ONCE
+#define WIDENS_ONCE 0 /* whether many rows take int8 weights that were widened for all of them */
+#endif
 #define AHEAD_BYTES 4096 /* weights are fetched so far ahead: it reads few streams too late itself */
 /* Of attention: rows, and pages and registers of dimensions side by side. */
 #define TILE_ROWS 6
@@ -136,6 +139,28 @@ INLINE column load_column(const bf16 *pairs, int half) {
     return (column){widen_half(pairs, half), widen_half(pairs + 16, half)};
 }
 
+INLINE __m256 widen_eight_int8(const int8_t *x) {
+    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)x)));
+}
+
+/* One half of 16 pairs of int8: their first numbers lie before the second ones. */
+INLINE column widen_column(const int8_t *pairs, int half) {
+    const int8_t *numbers = pairs + half * LANES;
+    return (column){widen_eight_int8(numbers), widen_eight_int8(numbers + 8)};
+}
+
+INLINE void store_pairs(bf16 *to, __m256 first, __m256 second) {
+    __m256i low = _mm256_srli_epi32(_mm256_castps_si256(first), 16);
+    _mm256_storeu_si256((__m256i *)to, _mm256_or_si256(low, _mm256_castps_si256(second)));
+}
+
+/* 16 pairs of int8 as pairs of bfloat16, which need no more than the high bits of a float32. */
+INLINE void widen_pairs(const int8_t *pairs, bf16 *to) {
+    column first = widen_column(pairs, 0), second = widen_column(pairs, 1);
+    store_pairs(to, first.low, second.low);
+    store_pairs(to + 16, first.high, second.high);
+}
+
 /* `pair` is a row's two numbers. Written out, as a compiler that is free to take registers for more
  * than one row's number at a time runs out of them, and keeps a sum in memory. */
 INLINE vec add_products(vec sum, const operand *pair, int half, column numbers) {
@@ -152,9 +177,7 @@ INLINE vec add_products(vec sum, const operand *pair, int half, column numbers) 
 INLINE const operand *as_operands(const bf16 *x) { return (void)x, NULL; }
 
 INLINE operand *allocate_operands(long count) {
-    operand *room = malloc(count * sizeof(operand));
-    if (!room) abort();
-    return room;
+    return allocate(count * sizeof(operand));
 }
 
 /* Widens a row, its pairs `pair_stride` operands apart. */

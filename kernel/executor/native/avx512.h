@@ -11,6 +11,7 @@
 #define KEPT_ROWS ROWS     /* rows whose sums are kept while a part of the inputs is taken in */
 #define ROW_STRIDE(num_inputs) (num_inputs) /* between the operands of two rows */
 #define PAIR_STRIDE(rows) 2                 /* and of two pairs of inputs */
+#define WIDENS_ONCE 1       /* whether many rows take int8 weights that were widened for all */
 #define AHEAD_BYTES 0                       /* weights are fetched so far ahead: by the processor */
 /* Of attention: rows, and pages and registers of dimensions side by side. */
 #define TILE_ROWS 16
@@ -71,6 +72,23 @@ INLINE void narrow_some(bf16 *y, vec x, long count) {
 INLINE column load_column(const bf16 *pairs, int half) {
     (void)half;
     return (column)_mm512_loadu_si512(pairs);
+}
+
+INLINE __m512i widen_int8(const int8_t *x) {
+    __m512i numbers = _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)x));
+    return _mm512_castps_si512(_mm512_cvtepi32_ps(numbers));
+}
+
+/* 16 pairs of int8, whose first numbers lie before the second ones. None needs more than the high
+ * bits of a float32. */
+INLINE column widen_column(const int8_t *pairs, int half) {
+    (void)half;
+    __m512i first = _mm512_srli_epi32(widen_int8(pairs), 16);
+    return (column)_mm512_or_si512(first, widen_int8(pairs + LANES));
+}
+
+INLINE void widen_pairs(const int8_t *pairs, bf16 *to) {
+    _mm512_storeu_si512(to, (__m512i)widen_column(pairs, 0));
 }
 
 /* `pair` is a row's two numbers. */

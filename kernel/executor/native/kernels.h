@@ -19,6 +19,19 @@ typedef uint16_t bf16;
 #define LANES 16
 #define INLINE static inline __attribute__((always_inline))
 
+static inline void *allocate(long num_bytes) {
+    void *room = malloc(num_bytes);
+    if (!room) abort();
+    return room;
+}
+
+INLINE float as_float(bf16 x) {
+    uint32_t bits = (uint32_t)x << 16;
+    float number;
+    memcpy(&number, &bits, sizeof number);
+    return number;
+}
+
 #ifdef __AVX512BF16__
 #include "avx512.h"
 #else
@@ -43,8 +56,8 @@ INLINE vec exponential(vec number) {
 }
 
 /* The kernels that a forward pass calls. */
-void llmos_linear(const bf16 *x, const bf16 *packed, const float *bias, bf16 *y, long num_rows,
-                  long num_inputs, long num_outputs);
+void llmos_linear(const bf16 *x, const void *packed, const float *scales, const float *bias,
+                  bf16 *y, long num_rows, long num_inputs, long num_outputs);
 void llmos_write(const bf16 *key, const bf16 *value, long key_head_stride, long key_token_stride,
                  long value_head_stride, long value_token_stride, const int64_t *slots,
                  long num_tokens, long num_heads, long key_dim, long value_dim, bf16 *keys,

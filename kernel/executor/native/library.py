@@ -32,8 +32,8 @@ _DIGEST_BYTES = 16
 _HUGE_PAGE_BYTES = 2 << 20
 POINTER, _LONG, _DOUBLE = ctypes.c_void_p, ctypes.c_long, ctypes.c_double
 PROTOTYPES: dict[str, list[Any]] = {
-    "llmos_pack": [POINTER, POINTER, _LONG, _LONG],
-    "llmos_linear": [POINTER, POINTER, POINTER, POINTER, _LONG, _LONG, _LONG],
+    "llmos_pack": [POINTER, POINTER, POINTER, _LONG, _LONG],
+    "llmos_linear": [*[POINTER] * 5, _LONG, _LONG, _LONG],
     "llmos_write": [POINTER, POINTER, *[_LONG] * 4, POINTER, *[_LONG] * 4, POINTER, POINTER],
     "llmos_attend": [
         *(POINTER, _LONG, _LONG, POINTER, POINTER, POINTER, *[_LONG] * 5, *[POINTER] * 4),
@@ -208,13 +208,13 @@ def _compile(path: Path, instructions: Instructions) -> None:
         raise NoNativeKernels(f"the kernels cannot be compiled: {reason[:300]}") from None
 
 
-def allocate_host(num_elements: int) -> torch.Tensor:
-    """Zeros in bfloat16 on huge pages, which are taken from the system when first written.
+def allocate_host(num_elements: int, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
+    """Zeros on huge pages, which are taken from the system when first written.
 
     Weights and pages are read all over at every step: with small pages the processor spends a
     good part of its time on finding them.
     """
-    num_bytes = max(num_elements * 2, 1)
+    num_bytes = max(num_elements * dtype.itemsize, 1)
     memory = mmap.mmap(
         -1, num_bytes + _HUGE_PAGE_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
     )
@@ -222,4 +222,4 @@ def allocate_host(num_elements: int) -> torch.Tensor:
         with suppress(OSError):  # a system may have none
             memory.madvise(mmap.MADV_HUGEPAGE)
     start = -ctypes.addressof(ctypes.c_char.from_buffer(memory)) % _HUGE_PAGE_BYTES
-    return torch.frombuffer(memory, dtype=torch.bfloat16, count=num_elements, offset=start)
+    return torch.frombuffer(memory, dtype=dtype, count=num_elements, offset=start)

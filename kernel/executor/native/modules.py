@@ -20,6 +20,7 @@ _OUTPUTS = 64  # the packed ones are a multiple
 _LANES = 16
 _TOLERANCE = 0.02  # of the norm of a row's answer: bfloat16 rounds each step by up to 0.004
 _NUM_ROWS = 8
+_GATE_PARTS = ("gate_proj", "up_proj", "down_proj")
 GATES: tuple[tuple[Callable[[torch.Tensor], torch.Tensor], tuple[float, float]], ...] = (
     # of a gate g: g x sigmoid(factor x g (1 + cubic x g^2))
     (F.silu, (1.0, 0.0)),
@@ -28,29 +29,40 @@ GATES: tuple[tuple[Callable[[torch.Tensor], torch.Tensor], tuple[float, float]],
 
 
 class PackedLinear(nn.Module):
-    """What nn.Linear does, in bfloat16, on weights in the kernel's order."""
+    """What nn.Linear does, in bfloat16, on weights in the kernel's order.
 
-    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
-        """`weight` is [outputs, inputs], the number of inputs even."""
+    The weights may be kept in int8, in steps of a 127th of the greatest of each output: `scales`.
+    """
+
+    def __init__(
+        self, weight: torch.Tensor, bias: torch.Tensor | None, *, is_int8: bool = False
+    ) -> None:
+        """`weight` is [outputs, inputs] in bfloat16, the number of inputs even."""
         super().__init__()
         self.out_features, self.in_features = weight.shape
         weight = weight.detach().contiguous()
         self._library = load_library()
         num_packed = -(-self.out_features // _OUTPUTS) * _OUTPUTS * self.in_features
-        self.packed = allocate_host(num_packed)
+        self.packed = allocate_host(num_packed, torch.int8 if is_int8 else torch.bfloat16)
+        self.scales = torch.empty(self.out_features) if is_int8 else None
         self._library.llmos_pack(
-            weight.data_ptr(), self.packed.data_ptr(), self.out_features, self.in_features
-        )
+            weight.data_ptr(), self.packed.data_ptr(), _point_to(self.scales),
+            self.out_features, self.in_features,
+        )  # fmt: skip
         self.bias = None if bias is None else bias.detach().float().contiguous()
-        bias_pointer = None if self.bias is None else self.bias.data_ptr()
-        self._pointers = self.packed.data_ptr(), bias_pointer
+        self._pointers = self.packed.data_ptr(), _point_to(self.scales), _point_to(self.bias)
 
     @property
     def weight(self) -> torch.Tensor:
         """A copy of the weights as nn.Linear has them, for models that look at them."""
-        width = self._library.outputs_side_by_side
-        blocks = self.packed.view(-1, self.in_features // 2, width, 2).transpose(1, 2)
-        return blocks.reshape(-1, self.in_features)[: self.out_features]
+        width, num_pairs = self._library.outputs_side_by_side, self.in_features // 2
+        if self.scales is None:
+            by_output = self.packed.view(-1, num_pairs, width, 2).transpose(1, 2)
+        else:
+            columns = self.packed.view(-1, num_pairs, width // _LANES, 2, _LANES)
+            by_output = columns.permute(0, 2, 4, 1, 3)
+        weight = by_output.reshape(-1, self.in_features)[: self.out_features]
+        return weight if self.scales is None else (weight * self.scales.unsqueeze(1)).bfloat16()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """[..., inputs] to [..., outputs]."""
@@ -58,12 +70,15 @@ class PackedLinear(nn.Module):
             raise TypeError(f"{x.dtype} {tuple(x.shape)} is no bfloat16 [..., {self.in_features}]")
         x = x.contiguous()
         out = x.new_empty(*x.shape[:-1], self.out_features)
-        packed, bias = self._pointers
         self._library.llmos_linear(
-            x.data_ptr(), packed, bias, out.data_ptr(),
+            x.data_ptr(), *self._pointers, out.data_ptr(),
             x.numel() // self.in_features, self.in_features, self.out_features,
         )  # fmt: skip
         return out
+
+
+def _point_to(tensor: torch.Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()
 
 
 class NativeNorm(nn.Module):
@@ -92,12 +107,13 @@ class NativeNorm(nn.Module):
 class NativeGate(nn.Module):
     """A gated feed-forward layer; the number of its inner dimensions is a multiple of 16."""
 
-    def __init__(self, original: Any, gate: tuple[float, float]) -> None:
+    def __init__(self, original: Any, gate: tuple[float, float], *, is_int8: bool = False) -> None:
         super().__init__()
         self._library = load_library()
-        self.gate_proj = PackedLinear(original.gate_proj.weight, original.gate_proj.bias)
-        self.up_proj = PackedLinear(original.up_proj.weight, original.up_proj.bias)
-        self.down_proj = PackedLinear(original.down_proj.weight, original.down_proj.bias)
+        self.gate_proj, self.up_proj, self.down_proj = (
+            PackedLinear(part.weight, part.bias, is_int8=is_int8)
+            for part in (getattr(original, name) for name in _GATE_PARTS)
+        )
         self._gate = gate
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -111,29 +127,29 @@ class NativeGate(nn.Module):
 
 
 @torch.inference_mode()
-def replace_modules(network: Any) -> None:
-    """Put native parts in the place of the network's own, one by one.
+def replace_modules(network: Any, *, is_int8: bool = False) -> None:
+    """Put native parts in the place of the network's own, one by one; linear layers may be int8.
 
     A weight that an embedding shares stays for the embedding's sake.
     """
     for name, child in list(network.named_children()):
-        if replacement := _replace(child):
+        if replacement := _replace(child, is_int8=is_int8):
             setattr(network, name, replacement)
         else:
-            replace_modules(child)
+            replace_modules(child, is_int8=is_int8)
 
 
-def _replace(module: Any) -> nn.Module | None:
+def _replace(module: Any, *, is_int8: bool) -> nn.Module | None:
     kind = type(module)
     if kind is nn.Linear and _can_pack(module.weight, module.in_features):
-        return PackedLinear(module.weight, module.bias)
+        return PackedLinear(module.weight, module.bias, is_int8=is_int8)
     if kind is Conv1D and _can_pack(module.weight, module.weight.shape[0]):
-        return PackedLinear(module.weight.T, module.bias)
+        return PackedLinear(module.weight.T, module.bias, is_int8=is_int8)
     if kind.__name__.endswith("RMSNorm"):
         return _replace_norm(module)
-    parts = [getattr(module, name, None) for name in ("gate_proj", "up_proj", "down_proj")]
+    parts = [getattr(module, name, None) for name in _GATE_PARTS]
     if all(type(part) is nn.Linear and part.in_features % _LANES == 0 for part in parts):
-        return _replace_gate(module)
+        return _replace_gate(module, is_int8=is_int8)
     return None
 
 
@@ -155,8 +171,9 @@ def _replace_norm(module: Any) -> nn.Module | None:
     return None
 
 
-def _replace_gate(module: Any) -> nn.Module | None:
-    """The activation is known by its values; the rest is proved, on gates of many sizes."""
+def _replace_gate(module: Any, *, is_int8: bool) -> nn.Module | None:
+    """The activation is known by its values; the rest is proved, on gates of many sizes, and with
+    the weights as they are: int8 is too far from them to prove anything."""
     gate = _find_gate(getattr(module, "act_fn", None))
     if gate is None or not _can_pack(module.gate_proj.weight, module.gate_proj.in_features):
         return None
@@ -164,7 +181,9 @@ def _replace_gate(module: Any) -> nn.Module | None:
     spread = module.gate_proj(x.bfloat16()).float().square().mean().sqrt().clamp(min=1e-6)
     x *= torch.logspace(-1, 1.5, _NUM_ROWS).unsqueeze(1) / spread
     native = NativeGate(module, gate)
-    return native if _answers_alike(module, native, x) else None
+    if not _answers_alike(module, native, x):
+        return None
+    return NativeGate(module, gate, is_int8=True) if is_int8 else native
 
 
 def _find_gate(activation: Any) -> tuple[float, float] | None:

@@ -16,7 +16,7 @@ typedef struct {
 
 static void call(const void *kernel, const Argument *a) {
     if (kernel == (void *)llmos_linear)
-        llmos_linear(a[0].p, a[1].p, a[2].p, a[3].p, a[4].n, a[5].n, a[6].n);
+        llmos_linear(a[0].p, a[1].p, a[2].p, a[3].p, a[4].p, a[5].n, a[6].n, a[7].n);
     else if (kernel == (void *)llmos_rms_norm)
         llmos_rms_norm(a[0].p, a[1].p, a[2].p, a[3].n, a[4].n, a[5].d);
     else if (kernel == (void *)llmos_rotate)

@@ -18,9 +18,13 @@ from llmos.kernel.estimate import count_token_numbers, estimate_model, pick_dtyp
 from llmos.kernel.executor import device
 from llmos.kernel.executor.attention import LayerShape
 from llmos.kernel.executor.engine import Engine
+from llmos.kernel.executor.model import load_model
+from llmos.kernel.executor.native.library import has_native_kernels
+from llmos.kernel.executor.native.modules import PackedLinear
 from llmos.kernel.executor.native.pool import fits
 from llmos.kernel.executor.protocol import Load
 from llmos.kernel.modelfiles import ModelFiles, read_model_files
+from llmos.syscalls.errors import E_MODEL
 from llmos.syscalls.types import Message, Sampling
 
 from .conftest import CONFIGS, save_checkpoint
@@ -36,9 +40,6 @@ QWEN3_8B = {
     "vocab_size": 151936,
     "max_position_embeddings": 40960,
 }
-
-
-ITEM_BYTES = {"float32": 4, "bfloat16": 2}
 
 
 def make_files(config: dict[str, Any], **shapes: tuple[int, ...]) -> ModelFiles:
@@ -57,10 +58,43 @@ def test_weights_pages_and_window_are_those_of_the_engine(
 
     assert estimate.dtype == loaded.dtype
     assert estimate.num_parameters == loaded.num_parameters
-    assert estimate.weight_bytes == ITEM_BYTES[loaded.dtype] * loaded.num_parameters
+    if estimate.dtype == "float32":  # what is packed is counted below
+        assert estimate.weight_bytes == 4 * loaded.num_parameters
     assert estimate.token_bytes * loaded.page_size == stats.page_bytes
     assert estimate.window_tokens == loaded.max_model_len
     engine.close()
+
+
+@pytest.mark.skipif(not has_native_kernels(), reason="needs the compiled kernels")
+@pytest.mark.parametrize("dtype", ["bfloat16", "int8"])
+@pytest.mark.parametrize("name", ["qwen3", "llama", "phi", "gpt2"])
+def test_packed_weights_are_counted_as_they_lie_in_memory(
+    name: str, dtype: str, tmp_path: Path
+) -> None:
+    folder = save_checkpoint(name, tmp_path / name, head_dim=32)
+    files = read_model_files(folder)
+    model = load_model(Load(str(folder), device="cpu", dtype=dtype))
+    parts = list(model.network.modules())
+    sizes = [one.weight.numel() for one in parts if isinstance(one, PackedLinear)]
+    embedded = [one.weight.nbytes for one in parts if isinstance(one, torch.nn.Embedding)]
+    size_bytes = sum(sizes) * (1 if dtype == "int8" else 2) + sum(embedded)
+
+    estimate = estimate_model(name, files, read_host(), dtype)
+
+    assert estimate.dtype == dtype
+    assert size_bytes <= estimate.weight_bytes <= 1.15 * size_bytes  # norms, biases, scales
+    assert estimate.token_bytes == 2 * count_token_numbers(files)
+
+
+def test_int8_is_refused_where_the_executor_would_refuse_it() -> None:
+    files = make_files(QWEN3_8B, all=(8_190_735_360,))
+    plain = Device(HOST, "host memory", 8 << 30, 8 << 30, has_bfloat16=False)
+
+    with pytest.raises(E_MODEL, match=r"not on cuda:0; fix: LLMOS_DEVICE=cpu, or LLMOS_DTYPE=auto"):
+        estimate_model("qwen3-8b", files, GPU, "int8")
+    with pytest.raises(E_MODEL, match=r"AVX2, and gcc; fix: install gcc, or LLMOS_DTYPE=auto"):
+        estimate_model("qwen3-8b", files, plain, "int8")
+    assert estimate_model("qwen3-8b", files, plain, "float32").dtype == "float32"
 
 
 def test_pages_take_no_more_than_was_granted(qwen3: Path) -> None:
@@ -81,10 +115,13 @@ def test_the_executors_numbers_are_known_here() -> None:
         assert known == (limits.max_running, limits.max_tokens)
 
 
-def test_the_precision_is_the_one_that_the_executor_picks(tmp_path: Path) -> None:
-    files = ModelFiles(tmp_path, {"head_dim": 64}, {})
+@pytest.mark.parametrize(("name", "head_dim"), [("qwen3", 24), ("qwen3", 32), ("gpt2", 32)])
+def test_the_precision_is_the_one_that_the_executor_picks(
+    name: str, head_dim: int, tmp_path: Path
+) -> None:
+    files = read_model_files(save_checkpoint(name, tmp_path / name, head_dim=head_dim))
 
-    picked = device.pick_dtype("auto", torch.device("cpu"))
+    picked = load_model(Load(str(files.folder), device="cpu")).dtype
 
     assert pick_dtype(read_host(), files) == str(picked).removeprefix("torch.")
     assert pick_dtype(GPU, files) == "bfloat16"

@@ -62,8 +62,8 @@ def folder(request: pytest.FixtureRequest, make_native_checkpoint: Callable[[str
     return make_native_checkpoint(request.param)
 
 
-def load(folder: Path) -> Load:
-    return Load(str(folder), dtype="bfloat16")
+def load(folder: Path, dtype: str = "bfloat16") -> Load:
+    return Load(str(folder), dtype=dtype)
 
 
 def test_logits_are_as_right_as_those_of_transformers(folder: Path) -> None:
@@ -78,8 +78,9 @@ def test_logits_are_as_right_as_those_of_transformers(folder: Path) -> None:
     assert ours <= 1.2 * theirs
 
 
-def test_logits_are_the_same_in_any_chunks(folder: Path) -> None:
-    model = load_model(load(folder))
+@pytest.mark.parametrize("dtype", ["bfloat16", "int8"])
+def test_logits_are_the_same_in_any_chunks(folder: Path, dtype: str) -> None:
+    model = load_model(load(folder, dtype))
 
     whole = compute_logits(model, [120])
 

@@ -13,13 +13,13 @@ from collections.abc import Sequence as Seq
 import numpy as np
 import torch
 
-from ..attention import Step, using
-from ..batch import Work, is_decode
-from ..model import Model
-from .library import load_library
-from .pool import PAGE_SIZE, NativePool
-from .program import Arena, Program
-from .recording import CannotRecord, Recorder
+from .attention import Step, using
+from .batch import Work, is_decode
+from .model import Model
+from .native.library import load_library
+from .native.pool import PAGE_SIZE, NativePool
+from .native.program import Arena, Program
+from .native.recording import CannotRecord, Recorder
 
 _MAX_TORCH_CALLS = 64  # with more, what is saved is little beside what is kept
 _MAX_KEPT_BYTES = 64 << 20

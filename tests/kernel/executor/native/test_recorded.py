@@ -11,9 +11,9 @@ import torch
 from llmos.kernel.executor.attention import Chunk, Step, using
 from llmos.kernel.executor.batch import Work, pack
 from llmos.kernel.executor.model import Model, load_model
-from llmos.kernel.executor.native.decoder import RecordedDecoder
 from llmos.kernel.executor.native.pool import PAGE_SIZE, NativePool
 from llmos.kernel.executor.protocol import Load
+from llmos.kernel.executor.recorded import RecordedDecoder
 from llmos.kernel.executor.sequence import Kind, ResolvedSampling, Sequence
 
 pytestmark = pytest.mark.usefixtures("kernels")
@@ -29,9 +29,10 @@ def folder(request: pytest.FixtureRequest, make_native_checkpoint: Callable[[str
 
 
 @pytest.fixture
-def model(folder: Path) -> Model:
+def model(folder: Path, request: pytest.FixtureRequest) -> Model:
     """The checkpoint on the kernels, with no hook of another test."""
-    return load_model(Load(str(folder), device="cpu", dtype="bfloat16"))
+    dtype = getattr(request, "param", "bfloat16")
+    return load_model(Load(str(folder), device="cpu", dtype=dtype))
 
 
 class Calls:
@@ -86,6 +87,7 @@ def compute(model: Model, pool: NativePool, works: list[Work]) -> torch.Tensor:
         )
 
 
+@pytest.mark.parametrize("model", ["bfloat16", "int8"], indirect=True)
 @torch.inference_mode()
 def test_every_step_is_what_the_network_computes(model: Model) -> None:
     pool, other = make_pool(model), make_pool(model)
