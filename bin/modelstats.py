@@ -12,7 +12,7 @@ import msgspec
 from llmos.kernel.config import load_config
 from llmos.kernel.protocol import FromTerminal, ModelStatsReply, ReadModelStats, TraceModel
 from llmos.kernel.stats import StatsReply, TraceReply
-from llmos.syscalls.errors import E_KERNEL
+from llmos.syscalls.errors import E_ARG, E_KERNEL
 
 from .connection import run_client, try_connect
 from .tables import print_json, print_table
@@ -35,6 +35,8 @@ def show_stats(name: str | None, *, as_json: bool) -> int:
 
 def write_trace(name: str | None, seconds: float, path: Path) -> int:
     """Record a model's steps and write them as Chrome's trace events."""
+    if not path.parent.is_dir():
+        raise E_ARG(f"there is no folder {path.parent}", field="output")
     click.echo(f"llmos: recording for {seconds:g} s", err=True)
     reply = run_client(lambda: _ask(TraceModel(seconds, name), TraceReply))
     events = list(make_events(reply))

@@ -13,7 +13,7 @@ async def sys_tool(trap: Trap, call: Tool) -> ToolResult:
     machine, process = trap.machine, trap.process
     context = ToolContext(process.workspace, machine.clock, process.capabilities)
     begun = machine.clock.monotonic()
-    machine.models.hint(process.pid, "tool")
+    machine.models.hint(process.pid, "tool", machine.tools.expect_seconds(call.name))
     text, failed = "", True
     try:
         result = await machine.tools.call(
@@ -25,6 +25,7 @@ async def sys_tool(trap: Trap, call: Tool) -> ToolResult:
         raise
     finally:
         seconds = machine.clock.monotonic() - begun
+        machine.tools.note_seconds(call.name, seconds)
         process.terminal.emit(
             ToolRan(process.pid, call.name, call.arguments, text, failed, seconds)
         )

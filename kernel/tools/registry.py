@@ -20,6 +20,7 @@ from ..workspace import Workspace, show_path
 
 MAX_RESULT_CHARS = 65_536
 MAX_RUNNING_TOOLS = 16
+_WEIGHT_OF_LAST = 0.3
 
 Effect = Literal["read", "idempotent", "once"]
 
@@ -94,6 +95,16 @@ class Registry:
     def __init__(self, tools: Iterable[Tool]) -> None:
         self._tools = {tool.spec.name: tool for tool in tools}
         self._limiter = anyio.CapacityLimiter(MAX_RUNNING_TOOLS)
+        self._seconds: dict[str, float] = {}
+
+    def expect_seconds(self, name: str) -> float | None:
+        """How long a call of this tool is likely to take; None before the first."""
+        return self._seconds.get(name)
+
+    def note_seconds(self, name: str, seconds: float) -> None:
+        """A call has taken so long; later ones count more than earlier ones."""
+        before = self._seconds.get(name, seconds)
+        self._seconds[name] = before + _WEIGHT_OF_LAST * (seconds - before)
 
     def _find(self, name: str) -> Tool:
         if found := self._tools.get(name):

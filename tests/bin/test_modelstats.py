@@ -57,6 +57,12 @@ def test_without_a_kernel_there_is_nothing_to_see(llmos: Llmos, words: tuple[str
     assert not list(llmos.work.iterdir())
 
 
+def test_a_folder_that_is_not_there_is_said_before_anything_is_recorded(llmos: Llmos) -> None:
+    ran = llmos.run("model", "trace", "-o", "nowhere/trace.json")
+
+    assert (ran.returncode, ran.stderr.splitlines()[0]) == (2, "llmos: there is no folder nowhere")
+
+
 @pytest.mark.slow
 def test_a_running_model_is_seen_at_work(llmos: Llmos) -> None:
     assert llmos.run("start").returncode == 0

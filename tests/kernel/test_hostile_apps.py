@@ -1,5 +1,6 @@
 """What an app does to harm the kernel, or only by being broken, harms that app alone."""
 
+import os
 import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, aclosing
@@ -49,6 +50,19 @@ async def finish(process: Process) -> tuple[str, str, str]:
     return process.exit.status, process.exit.result, process.exit.error
 
 
+@pytest.fixture
+def fifo(tmp_path: Path) -> Path:
+    """The pipe `fifo` in the workspace, by which an app tells how far it is."""
+    os.mkfifo(tmp_path / "fifo")
+    return tmp_path / "fifo"
+
+
+async def read_all(fifo: Path) -> bytes:
+    """What an app writes to the pipe, when it has closed it."""
+    with anyio.fail_after(20):
+        return await anyio.to_thread.run_sync(fifo.read_bytes, abandon_on_cancel=True)
+
+
 async def hear(machine: Machine, request: FromTerminal, kind: type[ToTerminal]) -> ToTerminal:
     """Ask at the control socket; the first event of this kind."""
     decoder = msgspec.msgpack.Decoder(ToTerminal)
@@ -85,46 +99,50 @@ async def test_a_full_disk_under_an_apps_log_loses_only_the_log(
 
 
 async def test_a_child_that_left_with_the_socket_does_not_keep_a_dead_app_alive(
-    machine: Machine, make_app: MakeApp, tmp_path: Path
+    machine: Machine, make_app: MakeApp, tmp_path: Path, fifo: Path
 ) -> None:
     body = """
+    ready, is_ready = os.pipe()
     if os.fork() == 0:
         os.setsid()
-        time.sleep(8)
+        os.write(is_ready, b".")
+        with open("fifo", "wb") as fifo:  # until somebody reads
+            fifo.write(b"I am still here")
         os._exit(0)
-    time.sleep(0.5)
+    os.read(ready, 1)
     os._exit(3)
     """
     process = await start(machine, make_app("leaver", body), tmp_path)
 
-    with anyio.fail_after(6):
-        status, _, _ = await finish(process)
+    status, _, _ = await finish(process)
 
     assert status == "failed"
+    assert await read_all(fifo) == b"I am still here"
 
 
 async def test_calls_whose_replies_nobody_reads_are_bounded(
-    machine: Machine, make_app: MakeApp, tmp_path: Path
+    machine: Machine, make_app: MakeApp, tmp_path: Path, fifo: Path
 ) -> None:
     body = """
     from llmos.syscalls.wire import Request, encode, encode_frame
     import msgspec, socket
     raw = sys_._stream._stream._transport.get_extra_info("socket")
     sock = socket.socket(fileno=os.dup(raw.fileno()))
-    sock.setblocking(True)
+    sock.settimeout(2)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4608)  # a few calls at once
-    for seq in range(200_000):
-        sock.sendall(encode_frame(Request("0", seq, "uuid", msgspec.Raw(encode({})))))
+    try:
+        for seq in range(200_000):
+            sock.sendall(encode_frame(Request("0", seq, "uuid", msgspec.Raw(encode({})))))
+    except TimeoutError:
+        with open("fifo", "wb") as fifo:
+            fifo.write(b"nobody takes my calls")
+    await anyio.sleep_forever()
     """
     process = await start(machine, make_app("flooder", body), tmp_path)
-    with anyio.fail_after(20):
-        while len(process.in_flight) < MAX_CALLS_IN_FLIGHT:  # noqa: ASYNC110
-            await anyio.sleep(0.05)
-    num_admitted = process.next_seq["0"]
 
-    await anyio.sleep(0.2)
+    assert await read_all(fifo) == b"nobody takes my calls"
 
-    assert process.next_seq["0"] == num_admitted
+    assert len(process.in_flight) == MAX_CALLS_IN_FLIGHT
     machine.launcher.signal(process, "KILL")
     assert (await finish(process))[0] == "killed"
 
@@ -179,14 +197,21 @@ async def test_text_that_arrives_in_pieces_stays_whole(tmp_path: Path) -> None:
 
 
 async def test_an_app_that_writes_without_end_waits_for_a_person_who_reads_slowly(
-    machine: Machine, make_app: MakeApp, tmp_path: Path
+    machine: Machine, make_app: MakeApp, tmp_path: Path, fifo: Path
 ) -> None:
-    app = make_app("firehose", 'for _ in range(100):\n    os.write(1, b"x" * 1_000_000)')
-    process = await start(machine, app, tmp_path)
-    with anyio.move_on_after(2):
-        await process.ended.wait()
+    body = """
+    import select
+    os.set_blocking(1, False)
+    left = 100_000_000
+    while left > 0 and select.select([], [1], [], 2)[1]:
+        left -= os.write(1, b"x" * 1_000_000)
+    with open("fifo", "wb") as fifo:
+        fifo.write(b"nobody takes my words" if left > 0 else b"all my words are out")
+    """
+    process = await start(machine, make_app("firehose", body), tmp_path)
 
-    assert process.exit is None
+    assert await read_all(fifo) == b"nobody takes my words"
+
     assert not process.terminal.closed.is_set()
     process.terminal.close()
 
@@ -220,7 +245,8 @@ async def test_a_process_that_is_stopped_before_it_runs_stays_stopped(
 ) -> None:
     process = await start(machine, make_app("early", 'return "done"'), tmp_path)
     machine.launcher.signal(process, "STOP")
-    await anyio.sleep(0.5)
+    other = await start(machine, make_app("later", 'return "done"'), tmp_path)
+    await finish(other)
     state, ended = process.info().state, process.ended.is_set()
 
     machine.launcher.signal(process, "CONT")
@@ -234,15 +260,14 @@ async def test_a_stopped_process_may_say_its_last_words_when_it_is_told_to_end(
 ) -> None:
     body = """
     try:
-        await sys_.generate("!slow 1000 " + "word " * 50)
+        await sys_.generate("!slow 100 " + "word " * 500, show=True)
     finally:
         with anyio.CancelScope(shield=True):
             open("last_words", "w").close()
     """
     process = await start(machine, make_app("stopped", body), tmp_path)
     with anyio.fail_after(20):
-        while process.info().state != "RUNNING":  # noqa: ASYNC110
-            await anyio.sleep(0.02)
+        assert await process.terminal.next_event() == Output(process.pid, "word")
     machine.launcher.signal(process, "STOP")
 
     machine.launcher.signal(process, "TERM")
@@ -255,7 +280,7 @@ async def test_a_stopped_process_may_say_its_last_words_when_it_is_told_to_end(
 async def test_a_resume_is_refused_while_another_one_is_under_way(
     machine: Machine, make_app: MakeApp, tmp_path: Path
 ) -> None:
-    app, refused = make_app("sleeper", 'await sys_.sleep(0.3)\nreturn "done"'), list[str]()
+    app, refused = make_app("sleeper", "await anyio.sleep_forever()"), list[str]()
     birth = prepare(machine, app, tmp_path)
     pid = await record(machine, birth)
 
@@ -272,7 +297,8 @@ async def test_a_resume_is_refused_while_another_one_is_under_way(
 
     assert refused == [f"process {pid} is running"]
     assert process is not None
-    assert (await finish(process))[1] == "done"
+    machine.launcher.signal(process, "KILL")
+    assert (await finish(process))[0] == "killed"
 
 
 async def test_a_process_whose_folder_is_gone_waits_for_it_to_come_back(

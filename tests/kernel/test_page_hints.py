@@ -16,7 +16,7 @@ from .conftest import Attach, MakeApp, start
 from .test_launch import finish
 
 pytestmark = pytest.mark.anyio
-Heard = list[tuple[int, str]]
+Heard = list[tuple[int, str, float | None]]
 
 
 class Listener(EchoDriver):
@@ -27,7 +27,7 @@ class Listener(EchoDriver):
         self.heard: Heard = []
 
     def hint(self, pid: int, kind: Wait, expected_idle_seconds: float | None = None) -> None:
-        self.heard.append((pid, kind))
+        self.heard.append((pid, kind, expected_idle_seconds))
 
 
 def listen(machine: Machine) -> Heard:
@@ -43,18 +43,25 @@ async def test_a_process_that_asks_waits_for_a_person(attach: Attach, machine: M
 
     await system.ask("name?")
 
-    assert heard == [(process.pid, "person")]
+    assert heard == [(process.pid, "person", None)]
 
 
-async def test_a_process_that_calls_a_tool_waits_for_it(attach: Attach, machine: Machine) -> None:
+async def test_a_process_that_calls_a_tool_waits_for_as_long_as_that_took_before(
+    attach: Attach, machine: Machine
+) -> None:
     heard = listen(machine)
     system, process = await attach()
 
-    await system.tool("calculator", expression="6 * 7")
     with pytest.raises(E_TOOL):
         await system.tool("calculator", expression="1 / 0")
+    await system.tool("calculator", expression="6 * 7")
+    await system.tool("clock")
 
-    assert heard == [(process.pid, "tool")] * 2
+    assert [one[:2] for one in heard] == [(process.pid, "tool")] * 3
+    first, second, other = (one[2] for one in heard)
+    assert (first, other) == (None, None)
+    assert second is not None
+    assert 0 < second < 5
 
 
 async def test_a_process_that_ends_is_gone(
@@ -65,4 +72,4 @@ async def test_a_process_that_ends_is_gone(
         process = await start(machine, make_app("short", "return 1"), tmp_path)
         await finish(process)
 
-    assert heard == [(process.pid, "gone")]
+    assert heard == [(process.pid, "gone", None)]

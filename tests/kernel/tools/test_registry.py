@@ -152,3 +152,15 @@ def test_every_builtin_is_in_a_registry_of_them() -> None:
     assert {registry.spec(tool.spec.name).name for tool in BUILTIN_TOOLS} == {
         "calculator", "clock", "list_files", "read_file", "write_file",
     }  # fmt: skip
+
+
+def test_what_a_call_is_expected_to_take_follows_what_calls_took(registry: Registry) -> None:
+    expected = [registry.expect_seconds("repeat")]
+    for seconds in (10.0, 0.0, 0.0, 0.0):
+        registry.note_seconds("repeat", seconds)
+        expected.append(registry.expect_seconds("repeat"))
+
+    assert expected[:2] == [None, 10.0]
+    assert expected[2:] == sorted(expected[2:], reverse=True)  # type: ignore[type-var]
+    assert 2.0 < expected[4] < 5.0  # type: ignore[operator]
+    assert registry.expect_seconds("hang") is None
