@@ -102,6 +102,18 @@ def test_a_processor_that_has_none_is_told_what_it_lacks() -> None:
         load()
 
 
+@pytest.mark.parametrize("wanted", [AVX2, AVX512_BF16], ids=lambda one: one.name)
+def test_the_sources_compile_for_every_set_without_a_warning(wanted: Instructions) -> None:
+    """Whether this processor has it or not."""
+    compiler = shutil.which("gcc") or pytest.skip("no gcc")
+    folder = Path(library.__file__).parent
+    flags = ("-O1", "-fopenmp", "-Wall", "-Werror", "-S", "-o", "/dev/null")
+    for source in sorted(folder.glob("*.c")):
+        command = [compiler, *flags, *wanted.compiler_flags, str(source)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert not done.returncode, done.stderr
+
+
 def test_kernels_for_other_instructions_have_another_digest() -> None:
     assert compute_digest(AVX2) != compute_digest(AVX512_BF16)
 
