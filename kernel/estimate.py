@@ -31,6 +31,8 @@ _HIDDEN = ("hidden_size", "n_embd", "d_model")
 _LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 _HEADS = ("num_attention_heads", "n_head", "n_heads", "num_heads")
 _WINDOWS = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len")
+_BATCH_BOUND_ROPE = ("dynamic", "longrope")
+_UNSCALED_WINDOW = "original_max_position_embeddings"
 _OTHER_TOWERS = ("vision", "audio")
 
 
@@ -90,9 +92,19 @@ def estimate_model(
         ),
         working_bytes=_count_working_bytes(config, is_host=is_host),
         token_bytes=count_token_numbers(files) * _ITEM_BYTES[dtype],
-        window_tokens=_find_number(config, _WINDOWS) or MIN_CONTEXT_TOKENS,
+        window_tokens=_find_window(config),
         max_running=max_running,
     )
+
+
+def _find_window(config: dict[str, Any]) -> int:
+    """The executor's window: it ends where a rotation begins that depends on the batch."""
+    window = _find_number(config, _WINDOWS) or MIN_CONTEXT_TOKENS
+    rope = config.get("rope_parameters") or config.get("rope_scaling")
+    if isinstance(rope, dict) and rope.get("rope_type", rope.get("type")) in _BATCH_BOUND_ROPE:
+        own = [_find_number(part, (_UNSCALED_WINDOW,)) for part in (rope, config)]
+        window = own[0] or own[1] or window
+    return window
 
 
 def pick_dtype(device: Device, files: ModelFiles, wanted: str = "auto") -> str:

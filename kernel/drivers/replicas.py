@@ -2,10 +2,11 @@
 
 A job goes where its process ran last, or where a relative of it did: its pages are there. It goes
 elsewhere when that replica is much busier than another, since waiting in line takes longer than
-computing pages again.
+computing pages again, and when no executor runs there: it died, and may not come up again.
 """
 
 import logging
+import math
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import aclosing, contextmanager
 
@@ -35,8 +36,9 @@ MAX_HOMES = 4096
 _log = logging.getLogger(__name__)
 
 
-def choose_replica(num_jobs: Sequence[int], home: int | None) -> int:
-    """The replica for a job whose pages are on `home`, when so many jobs are on each of them."""
+def choose_replica(num_jobs: Sequence[float], home: int | None) -> int:
+    """The replica for a job whose pages are on `home`, when so many jobs are on each of them;
+    infinitely many where none may go."""
     least = min(range(len(num_jobs)), key=lambda index: num_jobs[index])
     if home is None:
         return least
@@ -138,8 +140,12 @@ class ReplicatedDriver:
     def _choose(self, job: Job) -> Replica:
         if not self.replicas:
             raise E_MODEL("the model is not loaded")
-        home = self._homes.find(job.pid, job.root)
-        chosen = choose_replica([replica.num_jobs for replica in self.replicas], home)
+        is_up = [bool(replica.driver.process_ids) for replica in self.replicas]
+        num_jobs = [
+            replica.num_jobs if up or not any(is_up) else math.inf
+            for replica, up in zip(self.replicas, is_up, strict=True)
+        ]
+        chosen = choose_replica(num_jobs, self._homes.find(job.pid, job.root))
         self._homes.put(job.pid, job.root, chosen)
         return self.replicas[chosen]
 

@@ -29,8 +29,6 @@ _SCHEMAS = frozenset(
     {"items", "additionalProperties", "additionalItems", "prefixItems", "anyOf", "oneOf", "allOf"}
 )
 _FORMATS = frozenset("date-time date time duration email hostname ipv4 ipv6 uuid uri".split())
-
-
 _UNWRITABLE = re.compile(r"[\x00-\x07\x0b\x0e-\x1f]")
 _UNWRITABLE_PATTERN = re.compile(r"[\x00-\x07\x0b\x0e-\x1f]|\\(?:x[01{]|u00[01]|u\{|[cvae0])")
 

@@ -69,6 +69,7 @@ class Place(EchoDriver):
 
     def __init__(self, failing: str = "") -> None:
         super().__init__()
+        self.process_ids = (1,)
         self.device = ""
         self.failing = failing
         self.heard: list[object] = []
@@ -166,6 +167,20 @@ async def test_a_generation_that_is_given_up_is_counted_no_more() -> None:
     await deltas.aclose()
 
     assert count_jobs(driver) == [0, 0]
+
+
+async def test_a_job_does_not_go_where_no_executor_runs_while_there_is_another() -> None:
+    driver, places = build()
+    await driver.start(PLACES)
+    await run(driver, job(1))
+    places[0].process_ids = ()
+
+    for pid in (1, 2, 3):
+        async with under_way(driver, job(pid)) as num_jobs:
+            assert num_jobs == [0, 1]
+    places[1].process_ids = ()
+
+    assert await run(driver, job(4)) == "a b"
 
 
 async def test_a_place_that_fails_is_done_without() -> None:

@@ -97,6 +97,27 @@ def test_int8_is_refused_where_the_executor_would_refuse_it() -> None:
     assert estimate_model("qwen3-8b", files, plain, "float32").dtype == "float32"
 
 
+@pytest.mark.parametrize("name", ["rope_parameters", "rope_scaling"])
+def test_a_window_ends_where_the_rotation_begins_to_depend_on_the_batch(
+    name: str, make_copy: Callable[[str], Path]
+) -> None:
+    folder = make_copy("llama")
+    config = json.loads((folder / "config.json").read_text())
+    theta = config.pop("rope_parameters")["rope_theta"]
+    scaling = {"factor": 2.0, "original_max_position_embeddings": 256}
+    if name == "rope_parameters":
+        config[name] = {"rope_type": "dynamic", "rope_theta": theta, **scaling}
+    else:  # as it was written before
+        config |= {"rope_theta": theta, name: {"type": "dynamic", **scaling}}
+    (folder / "config.json").write_text(json.dumps(config))
+    engine = Engine(Load(str(folder)), num_pages=64)
+
+    estimate = estimate_model("llama", read_model_files(folder), read_host())
+
+    assert estimate.window_tokens == engine.loaded.max_model_len == 256
+    engine.close()
+
+
 def test_pages_take_no_more_than_was_granted(qwen3: Path) -> None:
     granted = [Engine(Load(str(qwen3), max_pool_bytes=size)) for size in (100_000, 200_000)]
 

@@ -24,9 +24,9 @@ pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 STORY = "Tell me a story about the fox and the cat. " * 6
 
 
-def make_job(pid: int, root: int, num_tokens: int = 2) -> GenerationJob:
+def make_job(pid: int, root: int, num_tokens: int = 2, text: str = STORY) -> GenerationJob:
     sampling = Sampling(max_tokens=num_tokens, temperature=0.0, seed=1)
-    return GenerationJob((Message("user", STORY),), sampling=sampling, pid=pid, root=root)
+    return GenerationJob((Message("user", text),), sampling=sampling, pid=pid, root=root)
 
 
 async def finish(driver: LocalDriver | ReplicatedDriver, job: GenerationJob) -> Finished:
@@ -49,15 +49,13 @@ async def test_a_process_finds_its_pages_again_and_its_children_do_and_a_strange
 ) -> None:
     assert len(set(driver.process_ids)) == 2
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(finish, driver, make_job(9, 9, num_tokens=60))
+        tasks.start_soon(finish, driver, make_job(9, 9, 60, text="Hi"))
         while not driver.replicas[0].num_jobs:
             await anyio.lowlevel.checkpoint()
         first = await finish(driver, make_job(1, 1))  # beside the one that is busy
 
     again = await finish(driver, make_job(1, 1))
     child = await finish(driver, make_job(2, 1))
-    driver.hint(9, "gone")
-    await driver.replicas[0].driver.aclose()  # it comes back, with no pages
     stranger = await finish(driver, make_job(5, 5))
 
     assert (first.usage.cached_tokens, stranger.usage.cached_tokens) == (0, 0)
