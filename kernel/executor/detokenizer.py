@@ -168,10 +168,13 @@ class StopChecker:
 
 
 def count_held(text: str, markers: Sequence[str]) -> int:
-    """How many characters at the end of `text` are a beginning of one of the markers."""
-    longest = max((len(marker) for marker in markers), default=1) - 1
-    for size in range(min(longest, len(text)), 0, -1):
-        tail = text[-size:]
-        if any(marker.startswith(tail) for marker in markers):
-            return size
-    return 0
+    """How many characters at the end of `text` are a beginning of one of the markers, none of
+    which is in it as a whole."""
+    num_held = 0
+    for marker in markers:
+        at = text.find(marker[0], max(len(text) - len(marker) + 1, 0))
+        while at >= 0 and not marker.startswith(text[at:]):
+            at = text.find(marker[0], at + 1)
+        if at >= 0:
+            num_held = max(num_held, len(text) - at)
+    return num_held
