@@ -151,8 +151,9 @@ def measure_step_overhead(folder: Path) -> dict[str, float]:
     """Milliseconds of a step, and how many of them are overhead: medians of NUM_STEPS steps.
 
     Counted are steps in which 64 sequences decode a token each and no prompt is computed. Overhead
-    is all of Engine.step but the network's forward pass and the sampling: planning, packing the
-    batch, detokenizing, a stop string to look for, the events.
+    is all of Engine.step but the engine's phases `forward` and `sample`: planning, packing the
+    batch, detokenizing, a stop string to look for, the events. What stands around the draw itself
+    in `sample` is not counted.
     """
     engine = start_decoding(folder)
     before, whole, besides = engine.collect_stats(), list[float](), list[float]()
