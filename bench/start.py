@@ -4,7 +4,6 @@ Every figure stands beside a limit or a peer that is measured in the same run: a
 bare SQLite commit, a bare `python -c pass`, the bare import of torch and transformers.
 """
 
-import argparse
 import json
 import os
 import signal
@@ -21,6 +20,8 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
+
+from bench.output import make_parser
 
 ROOT = Path(__file__).resolve().parents[1]
 CLI = [sys.executable, "-m", "llmos.bin.cli"]
@@ -237,10 +238,7 @@ def show(figures: dict[str, float]) -> None:
 
 def main(argv: list[str]) -> int:
     """Measure and print; exit code 0 whatever the figures are."""
-    parser = argparse.ArgumentParser(prog="bin/bench start", description=__doc__)
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--json", action="store_true")
-    options = parser.parse_args(argv)
+    options = make_parser("start", "fewer rounds").parse_args(argv)
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -18,7 +18,7 @@ import anyio
 import msgspec
 
 from . import files, generate, ipc, memory, process, structured, tool, values
-from .errors import E_BUSY, SyscallError, raise_reply
+from .errors import E_ARG, E_BUSY, SyscallError, raise_reply
 from .generate import Generation, TextScore
 from .table import BY_REQUEST
 from .types import Message, Sampling
@@ -94,6 +94,13 @@ class _Pending:
     def __init__(self, on_text: OnText | None) -> None:
         self.reply: asyncio.Future[Reply | Failure] = asyncio.get_running_loop().create_future()
         self.on_text = on_text
+
+
+def _require_several(texts: Sequence[str], field: str) -> tuple[str, ...]:
+    """One text is a sequence too, of its characters: E_ARG says what was meant."""
+    if isinstance(texts, str):
+        raise E_ARG(f"{field} is one text; fix: put it into a list", field=field)
+    return tuple(texts)
 
 
 def _is_refused(reply: Reply | Failure) -> TypeGuard[Failure]:
@@ -261,7 +268,8 @@ class System:
     ) -> tuple[TextScore, ...]:
         """How likely each continuation is as the beginning of the answer, in their order."""
         messages = self._gather_messages(prompt, system)
-        request = generate.Score(messages, tuple(continuations), context, model)
+        texts = _require_several(continuations, "continuations")
+        request = generate.Score(messages, texts, context, model)
         reply: generate.Scores = await self.call(request)
         return reply.scores
 
@@ -270,8 +278,9 @@ class System:
     ) -> tuple[tuple[float, ...], ...]:
         """A vector of length 1 for each text. A call for every MAX_EMBEDDED_TEXTS texts."""
         vectors: list[tuple[float, ...]] = []
-        for start in range(0, len(texts), generate.MAX_EMBEDDED_TEXTS):
-            part = tuple(texts[start : start + generate.MAX_EMBEDDED_TEXTS])
+        several = _require_several(texts, "texts")
+        for start in range(0, len(several), generate.MAX_EMBEDDED_TEXTS):
+            part = several[start : start + generate.MAX_EMBEDDED_TEXTS]
             reply: generate.Embeddings = await self.call(generate.Embed(part, model))
             for vector in reply.vectors:
                 vectors.append(struct.unpack(f"<{len(vector) // 4}f", vector))

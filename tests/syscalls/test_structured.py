@@ -135,3 +135,15 @@ async def test_embeddings_of_many_texts_are_asked_for_in_parts(
 
     assert vectors == ((1.0, 0.0),) * 20
     assert [name for _, _, name in kernel.calls] == ["embed", "embed"]
+
+
+@pytest.mark.anyio
+async def test_one_text_where_several_belong_is_refused_before_it_is_sent(
+    system: System, kernel: ScriptedKernel
+) -> None:
+    with pytest.raises(E_ARG, match="continuations is one text; fix: put it into a list"):
+        await system.score("Is it?", "yes")
+    with pytest.raises(E_ARG, match="texts is one text; fix: put it into a list"):
+        await system.embed("a text")
+
+    assert not kernel.calls
