@@ -6,6 +6,7 @@ from typing import Any
 
 import llmos
 from bench.peers.serving import Sessions, drive, serve
+from llmos.kernel.executor.allocator import keep_freed_memory
 from llmos.kernel.executor.protocol import Done, Generate, Load, Token
 from llmos.kernel.executor.worker import ENVIRONMENT
 from llmos.syscalls.types import Message, Sampling
@@ -38,6 +39,7 @@ class Llmos:
         torch.set_num_threads(options["threads"])
         spec = Load(options["model"], device="cpu", dtype="bfloat16")
         self._engine = Engine(spec, num_pages=NUM_PAGES)
+        keep_freed_memory()
         self._engine._chat = self._chat = GivenTokens()  # type: ignore[assignment]
         self._sessions: dict[int, int] = {}
         self._num_requests = 0

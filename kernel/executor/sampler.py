@@ -18,8 +18,9 @@ _WEYL = (np.uint64(0x9E3779B9), np.uint64(0xBB67AE85))
 _LOW = np.uint64(0xFFFFFFFF)
 _HALF = np.uint64(32)
 _ROUNDS = 10
-_FEW_CANDIDATES = 64
+_FEW_CANDIDATES = 128
 _MANY_CANDIDATES = 1024
+_BLOCK = 64  # tokens whose maximum is taken first
 Words = NDArray[np.uint64]
 
 
@@ -56,7 +57,7 @@ def sample(logits: torch.Tensor, sequences: Seq[Sequence]) -> list[int | None]:
     if penalized:
         logits = logits.clone()
         logits[penalized] = _penalize(logits[penalized], [sequences[row] for row in penalized])
-    best, greedy = logits.max(-1)
+    best, greedy = find_best(logits)
     tokens: list[int | None] = list(greedy.tolist())
     drawn = [row for row, one in enumerate(sequences) if one.sampling.temperature > 0]
     if drawn:
@@ -67,6 +68,35 @@ def sample(logits: torch.Tensor, sequences: Seq[Sequence]) -> list[int | None]:
     for row in (~torch.isfinite(best)).nonzero().flatten().tolist():
         tokens[row] = None
     return tokens
+
+
+def find_best(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The largest of each row, and the first place where it is.
+
+    By blocks: a maximum alone is found several times as fast as one with its place.
+    """
+    num_rows, size = logits.shape
+    if size % _BLOCK:
+        return logits.max(-1)
+    blocks = logits.reshape(num_rows, -1, _BLOCK)
+    best, numbers = blocks.amax(-1).max(-1)
+    places = blocks[torch.arange(num_rows, device=logits.device), numbers].max(-1).indices
+    return best, numbers * _BLOCK + places
+
+
+def find_largest(logits: torch.Tensor, count: int) -> torch.Tensor:
+    """Where the `count` largest of each row are, in any order: [rows, count].
+
+    They lie in the `count` blocks that have the largest maxima.
+    """
+    num_rows, size = logits.shape
+    if size % _BLOCK or count * _BLOCK > size // 4:
+        return torch.topk(logits, count, dim=-1, sorted=False).indices
+    maxima = logits.reshape(num_rows, -1, _BLOCK).amax(-1)
+    numbers = torch.topk(maxima, count, dim=-1, sorted=False).indices.unsqueeze(2)
+    places = (numbers * _BLOCK + torch.arange(_BLOCK, device=logits.device)).flatten(1)
+    found = torch.topk(logits.gather(1, places), count, dim=-1, sorted=False).indices
+    return places.gather(1, found)
 
 
 def _column(values: list[float], like: torch.Tensor) -> torch.Tensor:
@@ -148,7 +178,7 @@ def _order(logits: torch.Tensor, size: int) -> tuple[torch.Tensor, torch.Tensor]
     if size == logits.shape[1]:
         ordered, tokens = torch.sort(logits, dim=-1, descending=True, stable=True)
         return ordered, tokens
-    tokens = torch.topk(logits, size, dim=-1, sorted=False).indices.sort(-1).values
+    tokens = find_largest(logits, size).sort(-1).values
     ordered, places = torch.sort(logits.gather(1, tokens), dim=-1, descending=True, stable=True)
     return ordered, tokens.gather(1, places)
 

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 
 from llmos.syscalls.errors import E_MODEL, SyscallError
 
+from .allocator import keep_freed_memory
 from .protocol import (
     BeginTrace,
     Cancel,
@@ -126,6 +127,7 @@ class _Loop:
             raise E_MODEL(reason) from None
         self._channel = channel
         self._engine = Engine(spec)
+        keep_freed_memory()
         self._is_checked = True
         self._sent_at = 0.0
         self._send([self._engine.loaded])

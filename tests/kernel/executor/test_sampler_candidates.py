@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmos.kernel.executor.sampler import pick, sample
+from llmos.kernel.executor.sampler import find_best, find_largest, pick, sample
 from llmos.kernel.executor.sequence import ResolvedSampling, Sequence
 
 NUM_TOKENS = 40
@@ -68,3 +68,42 @@ def test_a_draw_does_not_depend_on_who_else_is_drawn(
 
     alone = [sample(logits[n : n + 1], [one])[0] for n, one in enumerate(sequences)]
     assert together == alone
+
+
+# Equal numbers are common; 1,280 tokens are 20 blocks, 1,000 are none.
+matrices = st.builds(
+    lambda seed, num_tokens, num_values: torch.randint(
+        num_values, (3, num_tokens), generator=torch.Generator().manual_seed(seed)
+    ).float(),
+    st.integers(0, 2**32),
+    st.sampled_from([1280, 1000]),
+    st.sampled_from([2, 40, 100_000]),
+)
+
+
+@settings(deadline=None, max_examples=100)
+@given(matrices)
+def test_the_best_is_the_first_of_the_largest(logits: torch.Tensor) -> None:
+    best, places = find_best(logits)
+
+    assert torch.equal(best, logits.amax(-1))
+    assert torch.equal(places, logits.argmax(-1))
+
+
+@settings(deadline=None, max_examples=100)
+@given(matrices, st.integers(1, 5))
+def test_the_largest_are_found_by_blocks_as_they_are_at_once(
+    logits: torch.Tensor, count: int
+) -> None:
+    found = find_largest(logits, count)
+
+    assert all(len(set(row)) == count for row in found.tolist())
+    values = logits.gather(1, found).sort(descending=True).values
+    assert torch.equal(values, logits.topk(count).values)
+
+
+def test_no_number_is_found_whatever_its_block() -> None:
+    logits = torch.zeros(3, 1280)
+    logits[1, 700] = float("nan")
+
+    assert find_best(logits)[0].isnan().tolist() == [False, True, False]
