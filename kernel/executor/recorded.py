@@ -2,7 +2,7 @@
 
 A step of single tokens makes the same calls each time; only what is in its rows differs. The rows
 stay in place, so the first step of n tokens is recorded while it runs, and the next ones are its
-calls made again: what transformers' code costs in Python, as much as the products of a small model,
+calls made again: what transformers' code costs in Python, several times a small model's products,
 is paid once. The numbers are the same to the last bit. What cannot be recorded runs as it is.
 """
 

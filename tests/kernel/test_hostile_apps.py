@@ -142,7 +142,7 @@ async def test_calls_whose_replies_nobody_reads_are_bounded(
 
     assert await read_all(fifo) == b"nobody takes my calls"
 
-    assert len(process.in_flight) == MAX_CALLS_IN_FLIGHT
+    assert 0 < len(process.in_flight) <= MAX_CALLS_IN_FLIGHT
     machine.launcher.signal(process, "KILL")
     assert (await finish(process))[0] == "killed"
 

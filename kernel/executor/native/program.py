@@ -17,6 +17,7 @@ from .library import POINTER, PROTOTYPES, Library
 from .recording import Buffer, KernelCall, Place, Recorder, TorchCall
 
 _ALIGNMENT = 64
+_MOST_ARGUMENTS = 18  # MOST_ARGUMENTS of replay.c
 _FIELDS = {POINTER: "p", ctypes.c_long: "n", ctypes.c_double: "d"}
 
 
@@ -29,7 +30,7 @@ class _Argument(ctypes.Union):
 class _Call(ctypes.Structure):
     """`Call` of replay.c."""
 
-    _fields_ = (("kernel", ctypes.c_void_p), ("arguments", _Argument * 18))
+    _fields_ = (("kernel", ctypes.c_void_p), ("arguments", _Argument * _MOST_ARGUMENTS))
 
 
 class Arena:
