@@ -18,8 +18,11 @@ import msgspec
 HOST = "cpu"
 _CGROUPS = Path("/sys/fs/cgroup")
 _MEMBERSHIP = Path("/proc/self/cgroup")
-_CPUINFO = Path("/proc/cpuinfo")
-_BFLOAT16_FLAGS = {"avx2", "fma"}
+CPUINFO = Path("/proc/cpuinfo")
+COMPILERS = ("gcc", "cc")  # of the executor's kernels
+KERNEL_FLAGS = frozenset({"avx2", "fma"})  # the least that they need of a processor
+_LANES = 16
+_MAX_DIM = 512
 _BFLOAT16_CAPABILITY = (8, 0)
 
 
@@ -56,7 +59,7 @@ def find_devices() -> tuple[Device, ...]:
 
 
 def read_host(
-    cgroups: Path = _CGROUPS, membership: Path = _MEMBERSHIP, cpuinfo: Path = _CPUINFO
+    cgroups: Path = _CGROUPS, membership: Path = _MEMBERSHIP, cpuinfo: Path = CPUINFO
 ) -> Device:
     """The host's memory, as far as this process may use it."""
     import psutil  # 10 ms that the kernel's start need not pay
@@ -74,12 +77,23 @@ def read_host(
 
 def has_bfloat16(cpuinfo: Path) -> bool:
     """Whether there is what the executor's compiled bfloat16 kernels need, a compiler too."""
+    return KERNEL_FLAGS <= read_processor_flags(cpuinfo) and any(map(shutil.which, COMPILERS))
+
+
+def read_processor_flags(cpuinfo: Path = CPUINFO) -> frozenset[str]:
+    """What the processor can do, as Linux names it; nothing where that is not known."""
     try:
         text = cpuinfo.read_text(encoding="ascii", errors="replace")
     except OSError:
-        return False
+        return frozenset()
     flags = next((line for line in text.splitlines() if line.startswith("flags")), "")
-    return _BFLOAT16_FLAGS <= set(flags.split()) and any(map(shutil.which, ("gcc", "cc")))
+    return frozenset(flags.split())
+
+
+def fits_kernels(key_dim: int, value_dim: int) -> bool:
+    """Whether the executor's kernels read heads of so many numbers; 0 is not known."""
+    is_even = key_dim % 2 == 0 and value_dim % _LANES == 0
+    return is_even and 0 < min(key_dim, value_dim) and max(key_dim, value_dim) <= _MAX_DIM
 
 
 def _read_rooms(cgroups: Path, membership: Path) -> Iterator[tuple[int, int]]:

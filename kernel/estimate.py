@@ -13,15 +13,14 @@ import msgspec
 
 from llmos.syscalls.errors import E_MODEL
 
-from .devices import HOST, Device
-from .modelfiles import ModelFiles, find_text_config
+from .devices import HOST, Device, fits_kernels
+from .modelfiles import BATCH_BOUND_ROPE, ModelFiles, find_text_config
 
 HOST_LIMITS, GPU_LIMITS = (64, 512), (256, 1024)  # sequences and tokens of a step: the executor's
 MIN_CONTEXT_TOKENS = 2048
 _HOST_PROCESS_BYTES = 256 << 20
 _CUDA_PROCESS_BYTES = 1 << 30
 _NUM_LOGIT_COPIES = 4
-_MAX_KERNEL_DIM = 512
 _ITEM_BYTES = {"float32": 4, "bfloat16": 2, "int8": 2}  # of pages, and of what int8 leaves
 _SCALE_BYTES = 4
 _PLACES = ("wpe.weight", "embed_positions.weight")
@@ -31,7 +30,6 @@ _HIDDEN = ("hidden_size", "n_embd", "d_model")
 _LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 _HEADS = ("num_attention_heads", "n_head", "n_heads", "num_heads")
 _WINDOWS = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len")
-_BATCH_BOUND_ROPE = ("dynamic", "longrope")
 _UNSCALED_WINDOW = "original_max_position_embeddings"
 _OTHER_TOWERS = ("vision", "audio")
 
@@ -101,7 +99,7 @@ def _find_window(config: dict[str, Any]) -> int:
     """The executor's window: it ends where a rotation begins that depends on the batch."""
     window = _find_number(config, _WINDOWS) or MIN_CONTEXT_TOKENS
     rope = config.get("rope_parameters") or config.get("rope_scaling")
-    if isinstance(rope, dict) and rope.get("rope_type", rope.get("type")) in _BATCH_BOUND_ROPE:
+    if isinstance(rope, dict) and rope.get("rope_type", rope.get("type")) in BATCH_BOUND_ROPE:
         own = [_find_number(part, (_UNSCALED_WINDOW,)) for part in (rope, config)]
         window = own[0] or own[1] or window
     return window
@@ -123,12 +121,6 @@ def pick_dtype(device: Device, files: ModelFiles, wanted: str = "auto") -> str:
     dims = _find_dims(find_text_config(files.config))
     is_fast = device.name != HOST or fits_kernels(*dims)
     return "bfloat16" if is_fast and device.has_bfloat16 else "float32"
-
-
-def fits_kernels(key_dim: int, value_dim: int) -> bool:
-    """Whether the executor's compiled kernels read heads of so many numbers; 0 is not known."""
-    is_even = key_dim % 2 == 0 and value_dim % 16 == 0
-    return is_even and 0 < min(key_dim, value_dim) and max(key_dim, value_dim) <= _MAX_KERNEL_DIM
 
 
 def _count_weight_bytes(files: ModelFiles, dtype: str, *, is_packed: bool) -> int:

@@ -17,6 +17,7 @@ from msgspec import Meta
 from llmos.syscalls.errors import E_MODEL
 
 FETCH = "fix: copy or download the folder's files again"
+BATCH_BOUND_ROPE = ("dynamic", "longrope")  # rotations by the longest text that runs
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 _INDEX = "model.safetensors.index.json"
 _SIZES = (

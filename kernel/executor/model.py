@@ -17,6 +17,7 @@ from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
 from llmos.syscalls.errors import E_MODEL
 
+from ..modelfiles import BATCH_BOUND_ROPE
 from .attention import ATTENTION_NAME, LayerShape, attend, probing
 from .checkpoint import compute_fingerprint, find_checkpoint
 from .device import pick_device, pick_dtype
@@ -29,7 +30,6 @@ from .protocol import Load
 from .startup import without_compiler
 
 _KNOWN_LAYER_TYPES = {"full_attention", "sliding_attention"}
-_BATCH_BOUND_ROPE = ("dynamic", "longrope")
 _SMALL_MODEL_PARAMETERS = 50_000_000
 
 
@@ -210,7 +210,7 @@ def _find_window(config: Any, wanted: int | None) -> int:
     window = getattr(config, "max_position_embeddings", None) or 2048
     rope = getattr(config, "rope_parameters", None) or {}
     scaling = str(rope.get("rope_type", "default"))
-    if scaling in _BATCH_BOUND_ROPE:
+    if scaling in BATCH_BOUND_ROPE:
         window = rope.get("original_max_position_embeddings") or window
     return min(window, wanted or window)
 

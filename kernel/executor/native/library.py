@@ -23,6 +23,8 @@ from typing import TYPE_CHECKING, Any
 import platformdirs
 import torch
 
+from ...devices import COMPILERS, KERNEL_FLAGS, read_processor_flags
+
 _FOLDER = Path(__file__).parent
 _SOURCES = ("linear.c", "attention.c", "pointwise.c", "replay.c")
 _HEADERS = ("kernels.h", "avx512.h", "avx2.h")
@@ -30,6 +32,7 @@ _COMPILER_FLAGS = ("-O3", "-shared", "-fPIC", "-fopenmp", "-ffp-contract=off")
 _COMPILE_SECONDS = 120
 _DIGEST_BYTES = 16
 _HUGE_PAGE_BYTES = 2 << 20
+LANES = 16  # numbers that the kernels take at once
 POINTER, _LONG, _DOUBLE = ctypes.c_void_p, ctypes.c_long, ctypes.c_double
 PROTOTYPES: dict[str, list[Any]] = {
     "llmos_pack": [POINTER, POINTER, POINTER, _LONG, _LONG],
@@ -65,7 +68,7 @@ AVX512_BF16 = Instructions(
     frozenset({"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_bf16", "fma"}),
     ("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512bf16", "-mfma"),
 )
-AVX2 = Instructions("AVX2", frozenset({"avx2", "fma"}), ("-mavx2", "-mfma"))
+AVX2 = Instructions("AVX2", KERNEL_FLAGS, ("-mavx2", "-mfma"))
 _candidates: tuple[Instructions, ...] = (AVX512_BF16, AVX2)  # the best first
 
 
@@ -82,21 +85,13 @@ def limited_to(*candidates: Instructions) -> Iterator[None]:
 
 def list_instructions() -> list[Instructions]:
     """The sets that the processor has, the best first. Raises NoNativeKernels if none."""
-    flags = _read_processor_flags()
+    flags = read_processor_flags()
     if found := [one for one in _candidates if one.processor_flags <= flags]:
         return found
+    if not flags:
+        raise NoNativeKernels("what the processor can do is not known here")
     missing = sorted(_candidates[-1].processor_flags - flags)
     raise NoNativeKernels(f"the processor has no {', '.join(missing)}")
-
-
-@functools.cache
-def _read_processor_flags() -> frozenset[str]:
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
-    except OSError:
-        raise NoNativeKernels("what the processor can do is not known here") from None
-    flags = next((line for line in text.splitlines() if line.startswith("flags")), "")
-    return frozenset(flags.split())
 
 
 @functools.cache
@@ -187,7 +182,7 @@ def _sign(data: bytes) -> bytes:
 
 
 def _compile(path: Path, instructions: Instructions) -> None:
-    compiler = next(filter(None, map(shutil.which, ("gcc", "cc"))), None)
+    compiler = next(filter(None, map(shutil.which, COMPILERS)), None)
     if compiler is None:
         raise NoNativeKernels("no C compiler is found; fix: install gcc")
     try:

@@ -14,10 +14,9 @@ import torch.nn.functional as F
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from .library import allocate_host, load_library
+from .library import LANES, allocate_host, load_library
 
 _OUTPUTS = 64  # the packed ones are a multiple
-_LANES = 16
 _TOLERANCE = 0.02  # of the norm of a row's answer: bfloat16 rounds each step by up to 0.004
 _NUM_ROWS = 8
 _GATE_PARTS = ("gate_proj", "up_proj", "down_proj")
@@ -59,7 +58,7 @@ class PackedLinear(nn.Module):
         if self.scales is None:
             by_output = self.packed.view(-1, num_pairs, width, 2).transpose(1, 2)
         else:
-            columns = self.packed.view(-1, num_pairs, width // _LANES, 2, _LANES)
+            columns = self.packed.view(-1, num_pairs, width // LANES, 2, LANES)
             by_output = columns.permute(0, 2, 4, 1, 3)
         weight = by_output.reshape(-1, self.in_features)[: self.out_features]
         return weight if self.scales is None else (weight * self.scales.unsqueeze(1)).bfloat16()
@@ -148,7 +147,7 @@ def _replace(module: Any, *, is_int8: bool) -> nn.Module | None:
     if kind.__name__.endswith("RMSNorm"):
         return _replace_norm(module)
     parts = [getattr(module, name, None) for name in _GATE_PARTS]
-    if all(type(part) is nn.Linear and part.in_features % _LANES == 0 for part in parts):
+    if all(type(part) is nn.Linear and part.in_features % LANES == 0 for part in parts):
         return _replace_gate(module, is_int8=is_int8)
     return None
 
@@ -160,7 +159,7 @@ def _can_pack(weight: torch.Tensor, num_inputs: int) -> bool:
 def _replace_norm(module: Any) -> nn.Module | None:
     """Proved on rows of many sizes, so that epsilon counts, and with a mean that is not 0."""
     weight = getattr(module, "weight", None)
-    if weight is None or weight.ndim != 1 or len(weight) % _LANES:
+    if weight is None or weight.ndim != 1 or len(weight) % LANES:
         return None
     epsilon = getattr(module, "variance_epsilon", getattr(module, "eps", 1e-6))
     x = (_draw(len(weight)) + 1) * torch.logspace(-4, 2, _NUM_ROWS).unsqueeze(1)

@@ -7,24 +7,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ...devices import fits_kernels
 from .library import allocate_host, load_library
 
 if TYPE_CHECKING:
     from ..attention import Chunk, LayerShape, Step
 
 PAGE_SIZE = 16
-_MAX_DIM = 512
-_LANES = 16
 
 
 def fits(layers: Sequence["LayerShape"]) -> bool:
     """Whether the compiled attention can run these layers."""
-    return all(
-        one.key_dim % 2 == 0
-        and one.value_dim % _LANES == 0
-        and max(one.key_dim, one.value_dim) <= _MAX_DIM
-        for one in layers
-    )
+    return all(fits_kernels(one.key_dim, one.value_dim) for one in layers)
 
 
 class NativePool:

@@ -16,7 +16,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from .library import POINTER, PROTOTYPES
+from .library import LANES, POINTER, PROTOTYPES
 
 _aten = torch.ops.aten
 _ALLOCATIONS = {
@@ -27,7 +27,6 @@ _ALLOCATIONS = {
     _aten.new_empty_strided.default,
 }
 _UNKNOWN_TAGS = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
-_LANES = 16
 
 
 class CannotRecord(Exception):
@@ -193,7 +192,7 @@ def _is_tensor(one: Any) -> bool:
 
 def _adds_alike(terms: tuple[Any, ...], result: torch.Tensor) -> bool:
     """Whether the kernel's sum of the terms is the same."""
-    return result.numel() % _LANES == 0 and all(
+    return result.numel() % LANES == 0 and all(
         _is_tensor(one)
         and one.shape == result.shape
         and one.dtype == torch.bfloat16

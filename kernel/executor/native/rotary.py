@@ -12,11 +12,10 @@ from typing import Any
 import torch
 
 from ..attention import is_stepping
-from .library import load_library
+from .library import LANES, load_library
 
 _NAME = "apply_rotary_pos_emb"
 _MARK = "llmos_native"
-_LANES = 16
 _TOLERANCE = 0.02
 
 
@@ -63,7 +62,7 @@ def replace_rotation(network: Any, key_dim: int) -> None:
 
 
 def _fits(dim: int) -> bool:
-    return dim % (2 * _LANES) == 0
+    return dim % (2 * LANES) == 0
 
 
 def _rotates_alike(original: Any, dim: int) -> bool:

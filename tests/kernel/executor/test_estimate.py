@@ -16,12 +16,10 @@ from llmos.kernel.drivers.driver import Finished, GenerationJob, Grant
 from llmos.kernel.drivers.local import LocalDriver
 from llmos.kernel.estimate import count_token_numbers, estimate_model, pick_dtype
 from llmos.kernel.executor import device
-from llmos.kernel.executor.attention import LayerShape
 from llmos.kernel.executor.engine import Engine
 from llmos.kernel.executor.model import load_model
 from llmos.kernel.executor.native.library import has_native_kernels
 from llmos.kernel.executor.native.modules import PackedLinear
-from llmos.kernel.executor.native.pool import fits
 from llmos.kernel.executor.protocol import Load
 from llmos.kernel.modelfiles import ModelFiles, read_model_files
 from llmos.syscalls.errors import E_MODEL
@@ -168,16 +166,6 @@ def test_a_model_is_estimated_in_the_precision_that_its_heads_allow(
     assert estimate.dtype == engine.loaded.dtype
     assert estimate.token_bytes * engine.loaded.page_size == engine.collect_stats().page_bytes
     engine.close()
-
-
-def test_the_heads_that_the_kernels_read_are_known_here() -> None:
-    dims = range(1, 600)
-
-    known = [one for one in dims if estimates.fits_kernels(one, 16)]
-    known_values = [one for one in dims if estimates.fits_kernels(16, one)]
-
-    assert known == [one for one in dims if fits([LayerShape(1, one, 16)])]
-    assert known_values == [one for one in dims if fits([LayerShape(1, 16, one)])]
 
 
 @pytest.mark.parametrize("name", ["llama", "gemma3"])
