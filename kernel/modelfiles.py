@@ -59,11 +59,6 @@ class ModelFiles(msgspec.Struct, frozen=True):
     shapes: dict[str, Shape]
 
     @property
-    def size_bytes(self) -> int:
-        """The weights as they are stored."""
-        return sum(path.stat().st_size for path in self.folder.glob("*.safetensors"))
-
-    @property
     def num_parameters(self) -> int:
         """How many numbers the weights have."""
         return sum(map(math.prod, self.shapes.values()))

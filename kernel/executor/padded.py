@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from .attention import Step, using
-from .batch import Work, is_decode
+from .batch import Work, is_decode, pack
 from .gpu.layout import TILE_FIELDS, Layout
 from .model import Model
 
@@ -101,11 +101,6 @@ class PaddedDecoder:
         )
         return Step(pool, np.zeros(0, np.int64), size, []), layout
 
-    @property
-    def num_graphs(self) -> int:
-        """How many sizes run from a captured graph."""
-        return len(self._graphs)
-
     def forget_recordings(self) -> None:
         """The pool's tensors are about to be others: steps run as they are from now on."""
         self._graphs.clear()
@@ -129,21 +124,19 @@ class PaddedDecoder:
         return self._logits[: self._num_rows]
 
     def _fill(self, works: Seq[Work], size: int) -> None:
-        host, num_rows, page_size = self._host, len(works), self._pool.page_size
-        sequences = [work.sequence for work in works]
-        places = np.array([one.num_computed for one in sequences], np.int64)
-        pages = [one.pages.numbers for one in sequences]
-        last = [table[place // page_size] for table, place in zip(pages, places, strict=True)]
-        host.tokens.numpy()[:num_rows] = [one.tokens[one.num_computed] for one in sequences]
+        host, num_rows = self._host, len(works)
+        tokens, places, slots = pack(works, self._pool.page_size)
+        host.tokens.numpy()[:num_rows] = tokens
         host.positions.numpy()[:num_rows] = places
-        host.slots.numpy()[:num_rows] = np.array(last, np.int64) * page_size + places % page_size
+        host.slots.numpy()[:num_rows] = slots
         host.slots.numpy()[num_rows:size] = -1
         tiles = host.tiles.numpy()
         tiles[:size, 0] = tiles[:size, 3] = np.arange(size)
         tiles[:num_rows, 1] = places
         tiles[:num_rows, 2] = 1
         tiles[num_rows:size, 1:3] = 0
-        for row, table in zip(host.tables.numpy(), pages, strict=False):
+        for row, work in zip(host.tables.numpy(), works, strict=False):
+            table = work.sequence.pages.numbers
             row[: len(table)] = table
         host.tokens.numpy()[num_rows:size] = host.positions.numpy()[num_rows:size] = 0
         self._rows.copy_from(host, size)
@@ -163,11 +156,14 @@ class PaddedDecoder:
         self._logits[:size].copy_(logits)
 
     @torch.inference_mode()
-    def capture(self, record: Record | None = None) -> None:
-        """Record every size, the largest first: the others use its memory.
+    def capture(self, record: Record | None = None) -> int:
+        """Record every size, the largest first: the others use its memory. How many there are.
 
-        A model whose pass looks at its own numbers cannot be recorded; it runs all the same.
+        Without `record` CUDA does it, where the model is there. A model whose pass looks at its
+        own numbers cannot be recorded; it runs all the same.
         """
+        if record is None and self._model.device.type != "cuda":
+            return 0
         record = record or record_graph
         largest: Graph | None = None
         try:
@@ -180,6 +176,7 @@ class PaddedDecoder:
             reason = str(error).strip().partition("\n")[0]
             name = self._model.architecture
             _log.warning("decode without CUDA graphs: %s cannot be captured: %s", name, reason)
+        return len(self._graphs)
 
 
 def record_graph(run: Callable[[], None], largest: Graph | None) -> Graph:

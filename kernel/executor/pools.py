@@ -22,6 +22,10 @@ AnyPool = Union[NativePool, PlainPool, "TritonPool"]
 class Decoder(Protocol):
     """Runs steps of single tokens in a way that costs less than to call the network."""
 
+    def capture(self) -> int:
+        """Record beforehand what can be; how many steps are recorded."""
+        ...
+
     def takes(self, works: Seq[Work]) -> bool:
         """Whether it can run this work."""
         ...

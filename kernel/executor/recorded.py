@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from .attention import Step, using
-from .batch import Work, is_decode
+from .batch import Work, is_decode, pack
 from .model import Model
 from .native.library import load_library
 from .native.pool import PAGE_SIZE, NativePool
@@ -33,15 +33,19 @@ class RecordedDecoder:
         self._model = model
         self._pool = pool
         self._library = load_library()
-        self._tokens, self._positions = torch.zeros(2, max_running, dtype=torch.int64)
-        self._slots = np.zeros(max_running, np.int64)
-        self._columns = np.zeros((4, max_running), np.int64)
+        self._tokens, self._slots = np.zeros((2, max_running), np.int64)
+        self._columns = np.zeros((4, max_running), np.int64)  # as NativePool.prepare wants them
         self._columns[0], self._columns[1] = np.arange(max_running), 1
-        self._all = torch.arange(max_running)
+        rows, positions = self._columns[0], self._columns[2]
+        self._inputs = [torch.from_numpy(one) for one in (self._tokens, positions, rows)]
         self._arena = Arena()
         self._programs: OrderedDict[int, Program] = OrderedDict()
         self._can_record = True
         self._step = Step(pool, self._slots[:0], 0, [])
+
+    def capture(self) -> int:
+        """None is recorded beforehand: the first step of each size is, while it runs."""
+        return 0
 
     def forget_recordings(self) -> None:
         """The pool's tensors are about to be others."""
@@ -53,14 +57,10 @@ class RecordedDecoder:
 
     def load(self, works: Seq[Work]) -> None:
         """Put the work's numbers where a pass reads them."""
-        num_rows, sequences = len(works), [work.sequence for work in works]
-        places = [one.num_computed for one in sequences]
-        self._tokens.numpy()[:num_rows] = [
-            one.tokens[place] for one, place in zip(sequences, places, strict=True)
-        ]
-        self._positions.numpy()[:num_rows] = self._columns[2, :num_rows] = places
-        self._slots[:num_rows] = [work.find_slot(PAGE_SIZE) for work in works]
-        self._columns[3, :num_rows] = [one.pages.address for one in sequences]
+        num_rows = len(works)
+        packed = pack(works, PAGE_SIZE)
+        self._tokens[:num_rows], self._columns[2, :num_rows], self._slots[:num_rows] = packed
+        self._columns[3, :num_rows] = [work.sequence.pages.address for work in works]
         self._step = Step(self._pool, self._slots[:num_rows], num_rows, [])
         self._pool.prepare(self._step, self._columns[:, :num_rows])
 
@@ -89,9 +89,7 @@ class RecordedDecoder:
 
     def _run(self, size: int) -> torch.Tensor:
         with using(self._step):
-            return self._model.compute_logits(
-                self._tokens[:size], self._positions[:size], self._all[:size]
-            )
+            return self._model.compute_logits(*(one[:size] for one in self._inputs))
 
     def _keep(self, size: int, program: Program) -> None:
         self._can_record = program.num_torch_calls <= _MAX_TORCH_CALLS

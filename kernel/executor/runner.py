@@ -17,7 +17,6 @@ from .batch import Numbers, Work, pack
 from .masks import MaskMaker, PendingMasks
 from .meter import Meter
 from .model import Model
-from .padded import PaddedDecoder
 from .pools import make_decoder, make_pool
 from .reading import Pooled, Reading, Sampled, find_rows, measure, read_scores
 from .sampler import sample
@@ -40,10 +39,7 @@ class Runner:
 
     def capture(self) -> int:
         """Record decode steps where the device can replay them; how many are recorded."""
-        if not isinstance(self._decoder, PaddedDecoder) or self._model.device.type != "cuda":
-            return 0
-        self._decoder.capture()
-        return self._decoder.num_graphs
+        return self._decoder.capture() if self._decoder else 0
 
     @torch.inference_mode()
     def run(
