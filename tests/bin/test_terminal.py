@@ -2,7 +2,7 @@
 
 import os
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -58,6 +58,17 @@ async def play(home: Path, *events: ToTerminal) -> int:
     async with connected() as (connection, kernel), open_outlet() as outlet:
         await kernel.say(Started(7), *events)
         return await Terminal(connection, outlet, Prompt(home / "history")).run(RUN)
+
+
+@pytest.fixture
+def typed(tmp_path: Path) -> Iterator[tuple[Prompt, int]]:
+    """A prompt, and the end of a pipe where its lines are written."""
+    reader, writer = os.pipe()
+    prompt = Prompt(tmp_path / "history")
+    prompt._pipe = Pipe(reader)
+    yield prompt, writer
+    os.close(writer)
+    os.close(reader)
 
 
 async def test_words_go_to_stdout_and_notes_to_stderr(
@@ -129,11 +140,8 @@ async def test_a_question_without_anybody_to_answer_gets_the_end_of_input(tmp_pa
         await kernel.say(ended())
 
 
-async def test_two_questions_get_a_line_each(tmp_path: Path) -> None:
-    reader, writer = os.pipe()
-    prompt = Prompt(tmp_path / "history")
-    prompt._pipe = Pipe(reader)
-
+async def test_two_questions_get_a_line_each(typed: tuple[Prompt, int]) -> None:
+    prompt, writer = typed
     async with connected() as (connection, kernel), working() as (outlet, group):
         group.start_soon(Terminal(connection, outlet, prompt).run, RUN)
         await kernel.hear()
@@ -143,17 +151,12 @@ async def test_two_questions_get_a_line_each(tmp_path: Path) -> None:
 
         assert [await kernel.hear(), await kernel.hear()] == [Input(1, "Ada"), Input(2, "36")]
         await kernel.say(ended())
-    os.close(writer)
-    os.close(reader)
 
 
 async def test_a_question_that_is_withdrawn_leaves_the_line_to_the_next_one(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    typed: tuple[Prompt, int], capfd: pytest.CaptureFixture[str]
 ) -> None:
-    reader, writer = os.pipe()
-    prompt = Prompt(tmp_path / "history")
-    prompt._pipe = Pipe(reader)
-
+    prompt, writer = typed
     async with connected() as (connection, kernel), working() as (outlet, group):
         group.start_soon(Terminal(connection, outlet, prompt).run, RUN)
         await kernel.hear()
@@ -165,8 +168,6 @@ async def test_a_question_that_is_withdrawn_leaves_the_line_to_the_next_one(
 
         assert await kernel.hear() == Input(3, "ps")
         await kernel.say(ended())
-    os.close(writer)
-    os.close(reader)
 
     assert capfd.readouterr().err == "process 8 no longer asks: your name?\n"
 

@@ -12,6 +12,7 @@ from llmos.kernel.executor.native.library import (
     NoNativeKernels,
     limited_to,
     list_instructions,
+    load_for,
     load_library,
 )
 
@@ -40,6 +41,14 @@ def kernels(instructions: Instructions) -> Library:
         return load_library()
     except NoNativeKernels as error:
         pytest.skip(str(error))
+
+
+@pytest.fixture
+def forget() -> Iterator[None]:
+    """Lets this process look for the kernels anew, before and after."""
+    load_for.cache_clear()
+    yield
+    load_for.cache_clear()
 
 
 @pytest.fixture(scope="session")

@@ -11,10 +11,17 @@ from llmos.kernel.executor.native.library import AVX2, Instructions, limited_to
 from llmos.kernel.executor.native.modules import PackedLinear
 
 from .conftest import find_sets
+from .rows import (
+    CHOICES_OF_ROWS,
+    HALF_A_STEP,
+    MAX_ROWS,
+    NUM_INPUTS,
+    NUM_ROWS,
+    draw,
+    multiply_alone,
+)
 
 pytestmark = pytest.mark.usefixtures("kernels")
-HALF_A_STEP = 2.0**-8  # of a bfloat16 number
-MAX_ROWS = 20
 # Many rows take widened weights only by AVX-512: the same by what more processors have.
 WIDENED_ONCE = Instructions(
     "AVX2, widened once", AVX2.processor_flags, (*AVX2.compiler_flags, "-DWIDENS_ONCE=1")
@@ -26,10 +33,6 @@ def instructions(request: pytest.FixtureRequest) -> Iterator[Instructions]:
     """Each set of instructions that this processor has, in force."""
     with limited_to(request.param):
         yield request.param
-
-
-def draw(*shape: int, seed: int = 3) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).bfloat16()
 
 
 def pack(weight: torch.Tensor, bias: torch.Tensor | None = None) -> PackedLinear:
@@ -75,17 +78,15 @@ def test_a_scale_that_is_wrong_would_be_found(num_rows: int) -> None:
 
 
 @settings(deadline=None)
-@given(rows=st.lists(st.integers(0, MAX_ROWS - 1), min_size=1, max_size=MAX_ROWS))
+@given(rows=CHOICES_OF_ROWS)
 def test_a_row_is_the_same_alone_and_beside_any_others(rows: list[int]) -> None:
     packed, x = pack(draw(130, 96)), draw(MAX_ROWS, 96)
 
-    alone = torch.cat([packed(x[row : row + 1]) for row in rows])
-
-    assert torch.equal(packed(x[rows]), alone)
+    assert torch.equal(packed(x[rows]), multiply_alone(packed, x[rows]))
 
 
-@pytest.mark.parametrize("num_inputs", [510, 512, 514, 1100])
-@pytest.mark.parametrize("num_rows", [7, 96, 97, 205])
+@NUM_INPUTS
+@NUM_ROWS
 def test_many_rows_in_parts_of_the_inputs_are_the_same_as_alone(
     num_rows: int, num_inputs: int
 ) -> None:
@@ -94,7 +95,7 @@ def test_many_rows_in_parts_of_the_inputs_are_the_same_as_alone(
 
     found = packed(x)
 
-    assert torch.equal(found, torch.cat([packed(row.unsqueeze(0)) for row in x]))
+    assert torch.equal(found, multiply_alone(packed, x))
     assert_product(found, x, weight)
 
 

@@ -1,7 +1,7 @@
 """Models with int8 weights: how far they are from float32, what they say of themselves, and where
 they are refused."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,7 +13,6 @@ from transformers.pytorch_utils import Conv1D
 from llmos.kernel.executor.device import pick_dtype
 from llmos.kernel.executor.engine import Engine
 from llmos.kernel.executor.model import Model, load_model
-from llmos.kernel.executor.native import library
 from llmos.kernel.executor.native.modules import PackedLinear
 from llmos.kernel.executor.protocol import Load
 from llmos.syscalls.errors import E_MODEL
@@ -107,14 +106,6 @@ def test_attention_that_the_kernels_do_not_take_is_an_error_with_a_fix(qwen3: Pa
 def test_another_device_is_an_error_with_a_fix(name: str) -> None:
     with pytest.raises(E_MODEL, match=f"not on {name}; fix: device = cpu, or dtype = auto"):
         pick_dtype("int8", torch.device(name))
-
-
-@pytest.fixture
-def forget() -> Iterator[None]:
-    """Lets this process look for the kernels anew, before and after."""
-    library.load_for.cache_clear()
-    yield
-    library.load_for.cache_clear()
 
 
 @pytest.mark.usefixtures("forget")

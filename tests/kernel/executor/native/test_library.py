@@ -4,7 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -218,14 +218,6 @@ def test_openmp_is_loaded_once() -> None:
 
 def test_models_are_computed_in_bfloat16() -> None:
     assert pick_dtype("auto", CPU) == torch.bfloat16
-
-
-@pytest.fixture
-def forget() -> Iterator[None]:
-    """Lets this process look for the kernels anew, before and after."""
-    library.load_for.cache_clear()
-    yield
-    library.load_for.cache_clear()
 
 
 @pytest.mark.usefixtures("forget")

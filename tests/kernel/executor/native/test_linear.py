@@ -5,14 +5,21 @@ from collections.abc import Iterator
 import pytest
 import torch
 from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import nn
 
 from llmos.kernel.executor.native.modules import PackedLinear, replace_modules
 
+from .rows import (
+    CHOICES_OF_ROWS,
+    HALF_A_STEP,
+    MAX_ROWS,
+    NUM_INPUTS,
+    NUM_ROWS,
+    draw,
+    multiply_alone,
+)
+
 pytestmark = pytest.mark.usefixtures("kernels")
-HALF_A_STEP = 2.0**-8  # of a bfloat16 number
-MAX_ROWS = 20
 
 
 def make(num_outputs: int, num_inputs: int, *, bias: bool = True) -> nn.Linear:
@@ -60,29 +67,24 @@ def test_leading_dimensions_and_strides_do_not_matter() -> None:
 
 
 @settings(deadline=None)
-@given(rows=st.lists(st.integers(0, MAX_ROWS - 1), min_size=1, max_size=MAX_ROWS))
+@given(rows=CHOICES_OF_ROWS)
 def test_a_row_is_the_same_alone_and_beside_any_others(rows: list[int]) -> None:
-    packed = pack(make(130, 96))
-    x = torch.randn(MAX_ROWS, 96, generator=torch.Generator().manual_seed(3)).bfloat16()
+    packed, x = pack(make(130, 96)), draw(MAX_ROWS, 96)
 
-    alone = torch.cat([packed(x[row : row + 1]) for row in rows])
-
-    assert torch.equal(packed(x[rows]), alone)
+    assert torch.equal(packed(x[rows]), multiply_alone(packed, x[rows]))
 
 
-@pytest.mark.parametrize("num_inputs", [510, 512, 514, 1100])
-@pytest.mark.parametrize("num_rows", [7, 96, 97, 205])
+@NUM_INPUTS
+@NUM_ROWS
 def test_many_rows_in_parts_of_the_inputs_are_the_same_as_alone(
     num_rows: int, num_inputs: int
 ) -> None:
-    """Many rows are computed some at a time, and on a part of the inputs at a time."""
-    linear = make(72, num_inputs)
+    linear, x = make(72, num_inputs), draw(num_rows, num_inputs)
     packed = pack(linear)
-    x = torch.randn(num_rows, num_inputs, generator=torch.Generator().manual_seed(3)).bfloat16()
 
     found = packed(x)
 
-    assert torch.equal(found, torch.cat([packed(row.unsqueeze(0)) for row in x]))
+    assert torch.equal(found, multiply_alone(packed, x))
     assert_rounded(found, compute(linear, x))
 
 
