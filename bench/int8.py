@@ -6,21 +6,17 @@ falls on both; the bytes of the weights; how far the distributions of the next t
 of float32 over a fixed text; and the bundled model's accuracy by `bench/bundled_model.py`'s cases.
 """
 
-import json
-import math
 import statistics
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.table import Table
 from transformers import PreTrainedTokenizerFast
 
 from bench.bundled_model import DEMO, MAX_NEW_TOKENS, Case, is_right, make_cases
 from bench.gpu import compute_step_seconds, make_prompts
-from bench.output import make_parser
+from bench.output import make_parser, show
 from bench.peers.llmos_engine import ANY, GivenTokens
 from bench.random_model import find_large_model
 from bench.stepping import Loop
@@ -164,17 +160,6 @@ def make_text(num_dialogues: int) -> list[list[int]]:
     return [encode(tokenizer, case) for case in make_cases(num_dialogues, seed=TEXT_SEED)]
 
 
-def show(results: dict[str, Results]) -> None:
-    """A column for each model."""
-    columns = (model.replace("_", " ") for model in results)
-    table = Table("what", *columns, title="Weights in int8 and in bfloat16, CPU")
-    names = dict.fromkeys(name for numbers in results.values() for name in numbers)
-    for name in names:
-        cells = (numbers.get(name, math.nan) for numbers in results.values())
-        table.add_row(name.replace("_", " "), *(f"{one:,.5g}" for one in cells))
-    Console().print(table)
-
-
 def main() -> None:
     """Measure and print."""
     options = make_parser("int8", "the bundled model alone, few rounds").parse_args()
@@ -190,17 +175,8 @@ def main() -> None:
     for dtype in ("float32", *BOTH):
         bundled[f"{dtype}_accuracy"] = measure_accuracy(dtype, cases)
     results["bundled"] = bundled
-    show(results)
-    if options.json:
-        print(
-            json.dumps(
-                {
-                    f"{model}_{name}": number
-                    for model, numbers in results.items()
-                    for name, number in numbers.items()
-                }
-            )
-        )
+    flat = {f"{model}_{name}": one for model, part in results.items() for name, one in part.items()}
+    show(flat, "weights in int8 and in bfloat16, CPU", as_json=options.json)
 
 
 if __name__ == "__main__":
