@@ -68,10 +68,9 @@ def _explain_silence(log: Path) -> str:
     try:
         log.write_text("\n")
     except OSError as error:
-        what = f"the disk of {log.parent} is full"
-        if error.errno not in DISK_IS_FULL:
-            what = f"{log} cannot be written: {error.strerror}"
-        return f"{what}; fix: make room on the disk"
+        if error.errno in DISK_IS_FULL:
+            return f"the disk of {log.parent} is full; fix: make room on the disk"
+        return f"{log} cannot be written: {error.strerror}"
     return str(log)
 
 
