@@ -21,6 +21,7 @@ from . import files, generate, ipc, memory, process, structured, tool, values
 from .errors import E_ARG, E_BUSY, SyscallError, raise_reply
 from .generate import Generation, TextScore
 from .table import BY_REQUEST
+from .tasks import side_by_side
 from .types import Message, Sampling
 from .wire import (
     GONE,
@@ -187,14 +188,11 @@ class System:
             results[index] = await branch
 
         num_joined = parent.count_joined()
-        try:
-            async with anyio.create_task_group() as group:
-                if num_joined is not None:
-                    group.start_soon(self._tell_joined, parent.name, num_joined)
-                for index, branch in enumerate(branches):
-                    group.start_soon(run, index, branch, parent.child())
-        except ExceptionGroup as failed:
-            raise failed.exceptions[0] from None
+        async with side_by_side() as tasks:
+            if num_joined is not None:
+                tasks.start_soon(self._tell_joined, parent.name, num_joined)
+            for index, branch in enumerate(branches):
+                tasks.start_soon(run, index, branch, parent.child())
         return results
 
     async def _tell_joined(self, strand: str, num_children: int) -> None:

@@ -1,4 +1,4 @@
-"""Background tasks that end with a body, and leave what the body raises as it is."""
+"""Task groups whose exceptions come out as they are, and not in an exception group."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -21,3 +21,13 @@ async def running(tasks: TaskGroup | None = None) -> AsyncIterator[TaskGroup]:
     finally:
         tasks.cancel_scope.cancel()
         await tasks.__aexit__(None, None, None)
+
+
+@asynccontextmanager
+async def side_by_side() -> AsyncIterator[TaskGroup]:
+    """A task group that is waited for. The first exception ends the other tasks, and comes out."""
+    try:
+        async with anyio.create_task_group() as tasks:
+            yield tasks
+    except ExceptionGroup as failed:
+        raise failed.exceptions[0] from None

@@ -11,6 +11,7 @@ from llmos.memory.db import Connection
 from llmos.memory.journal import append_output
 from llmos.syscalls.errors import E_ARG, E_LIMIT
 from llmos.syscalls.generate import Choice, Generate, Generation
+from llmos.syscalls.tasks import side_by_side
 
 from ..drivers.driver import Driver, Finished, GenerationJob, Note
 from ..models import Model
@@ -100,12 +101,9 @@ async def _run(
     async def run(index: int, job: GenerationJob) -> None:
         finished[index] = await _stream(trap, call, driver, job)
 
-    try:
-        async with anyio.create_task_group() as tasks:
-            for index, job in enumerate(jobs):
-                tasks.start_soon(run, index, job)
-    except ExceptionGroup as failed:
-        raise failed.exceptions[0] from None
+    async with side_by_side() as tasks:
+        for index, job in enumerate(jobs):
+            tasks.start_soon(run, index, job)
     return [finished[index] for index in range(len(jobs))]
 
 

@@ -3,7 +3,7 @@
 import anyio
 import pytest
 
-from llmos.syscalls.tasks import running
+from llmos.syscalls.tasks import running, side_by_side
 
 pytestmark = pytest.mark.anyio
 
@@ -68,3 +68,40 @@ async def test_a_cancel_from_outside_ends_the_body_and_its_tasks() -> None:
 
     assert scope.cancelled_caught
     assert not reached
+
+
+async def test_the_first_failure_of_several_ends_the_others_and_comes_out_bare() -> None:
+    ended = anyio.Event()
+
+    async def wait() -> None:
+        try:
+            await anyio.sleep_forever()
+        finally:
+            ended.set()
+
+    async def fail() -> None:
+        raise ZeroDivisionError
+
+    async def both() -> None:
+        async with side_by_side() as tasks:
+            tasks.start_soon(wait)
+            tasks.start_soon(fail)
+
+    with pytest.raises(ZeroDivisionError):
+        await both()
+
+    assert ended.is_set()
+
+
+async def test_those_side_by_side_are_waited_for() -> None:
+    done: list[int] = []
+
+    async def work(number: int) -> None:
+        await anyio.lowlevel.checkpoint()
+        done.append(number)
+
+    async with side_by_side() as tasks:
+        tasks.start_soon(work, 1)
+        tasks.start_soon(work, 2)
+
+    assert sorted(done) == [1, 2]
