@@ -2,8 +2,9 @@
 
 `bin/bench executor [--quick] [--rounds N] [--json]`. In full: a random model of Qwen3-0.6B's shape
 in bf16, two threads, the same prompts as token ids for every engine, greedy; see peers/README.md.
-A peer that is not installed is left out, and the command that installs it is told. With --quick:
-only `generate`, on the bundled model, a minute. With --json the last line is one flat object.
+A peer that is not installed is left out, and the command that installs it is told; then what
+`bin/bench swap` measures. With --quick: only `generate`, on the bundled model, a minute. With
+--json the last line is one flat object.
 """
 
 import json
@@ -17,6 +18,7 @@ from bench.peers.catalogue import ENGINES
 from bench.peers.compare import RATIOS, compare
 from bench.peers.workloads import TITLES
 from bench.random_model import QWEN3_06B_SHAPE, find_large_model
+from bench.swap import measure_large
 from llmos.kernel.models import DEMO_FOLDER
 
 Results = dict[str, float]
@@ -61,7 +63,9 @@ def main() -> None:
         console = Console()
         peers = measure_peers(console, options.rounds)
         console.print(make_peer_table(peers))
-        results = peers | results
+        pages = measure_large()
+        show_table(pages, "pages of a context of 2,000 tokens")
+        results = peers | pages | results
     if options.json:
         print(json.dumps(results))
 

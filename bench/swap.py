@@ -122,16 +122,23 @@ def drop_from_cache(folder: Path) -> None:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
+def measure_large() -> dict[str, float]:
+    """The same on the large model, with a folder of its own."""
+    with tempfile.TemporaryDirectory() as scratch:
+        return measure(str(find_large_model()), Path(scratch))
+
+
+def measure_small() -> dict[str, float]:
+    """The same on a small model, in a few seconds."""
+    with tempfile.TemporaryDirectory() as model, tempfile.TemporaryDirectory() as scratch:
+        make_model(Path(model), SMALL_SHAPE, torch.bfloat16)
+        return measure(model, Path(scratch))
+
+
 def main() -> None:
     """Measure and print."""
     options = make_parser("swap", quick="a small model, a few seconds").parse_args()
-    with tempfile.TemporaryDirectory() as scratch:
-        model = Path(scratch) / "model"
-        if options.quick:
-            make_model(model, SMALL_SHAPE, torch.bfloat16)
-        else:
-            model = find_large_model()
-        results = measure(str(model), Path(scratch) / "pages")
+    results = measure_small() if options.quick else measure_large()
     show(results, f"{NUM_TOKENS} tokens of pages, CPU", as_json=options.json)
 
 
