@@ -1,10 +1,11 @@
 """Whatever a schema asks for, the answer of a model of random weights is valid.
 
-Three kinds of schemas: those of the tools of the Model Context Protocol's reference servers (npm's
-server-everything, -filesystem, -memory, -sequential-thinking and PyPI's mcp-server-git, -time,
--fetch, as they list them, without descriptions), what OpenAI's strict mode allows, and generated
-ones. Where a schema lets a string or a list be endless it is bounded first, so that a model of
-random weights comes to an end; what fits the bounded schema fits the schema.
+Three kinds of schemas: those of tools, as they are listed, without descriptions (of the Model
+Context Protocol's reference servers, npm's server-everything, -filesystem, -memory,
+-sequential-thinking and PyPI's mcp-server-git, -time, -fetch; of the four suites of PyPI's
+agentdojo 0.1.35), what OpenAI's strict mode allows, and generated ones. Where a schema lets a
+string or a list be endless it is bounded first, so that a model of random weights comes to an end;
+what fits the bounded schema fits the schema.
 """
 
 import json
@@ -21,10 +22,17 @@ from llmos.kernel.executor.protocol import Done, Failed, Generate, Load
 from llmos.syscalls.types import Grammar, Message, Sampling
 
 Schema = dict[str, Any]
-TOOLS: dict[str, dict[str, Schema]] = json.loads(
-    (Path(__file__).parent / "data" / "mcp_tools.json").read_text()
-)
-SERVED = [schema for tools in TOOLS.values() for schema in tools.values()]
+DATA = Path(__file__).parent / "data"
+
+
+def read_schemas(name: str) -> list[Schema]:
+    """The schemas of a file of tools, by server or suite."""
+    tools: dict[str, dict[str, Schema]] = json.loads((DATA / name).read_text())
+    return [schema for each in tools.values() for schema in each.values()]
+
+
+SERVED = read_schemas("mcp_tools.json")
+SUITES = read_schemas("agentdojo_tools.json")
 NUM_GENERATED = 50
 
 
@@ -184,6 +192,10 @@ def wide(qwen3: Path) -> Engine:
 
 def test_answers_fit_the_schemas_of_served_tools(wide: Engine) -> None:
     assert count_valid(wide, SERVED) == len(SERVED) == 52
+
+
+def test_answers_fit_the_schemas_of_a_benchmarks_tools(wide: Engine) -> None:
+    assert count_valid(wide, SUITES) == len(SUITES) == 69
 
 
 def test_answers_fit_what_strict_mode_allows(wide: Engine) -> None:
