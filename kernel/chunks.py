@@ -121,7 +121,7 @@ class Recording:
             tokens,
             text,
             max(self._num_chars, self.begun.num_chars),
-            tuple(dict.fromkeys(delta.fingerprint for delta in fresh)),
+            tuple(dict.fromkeys(delta.fingerprint for delta in fresh if delta.tokens)),
             self._prompt,
             self.max_tokens,
             logprobs,

@@ -55,20 +55,21 @@ class _Teller:
         self._num_seen_chars = num_seen_chars
 
     async def tell(self, text: str) -> None:
-        """The next part."""
+        """The next part. Its person is shown it before anything is waited for."""
+        if self._call.show:
+            self._show(text)
         if self._call.stream and text:
             await self._trap.send_text(text)
         if self._call.show:
-            await self._show(text)
+            await self._trap.process.terminal.wait_for_room()
 
-    async def _show(self, text: str) -> None:
+    def _show(self, text: str) -> None:
         process = self._trap.process
         new = text[self._num_seen_chars :]
         self._num_seen_chars -= len(text) - len(new)
         if new:
             process.num_printed_chars += len(new)
             process.terminal.emit(Output(process.pid, new))
-            await process.terminal.wait_for_room()
 
 
 def _tell_at_once(trap: Trap, recording: Recording, teller: _Teller) -> Hear:
