@@ -105,7 +105,7 @@ class Recording:
         return bool(self._fresh)
 
     def take(self) -> tuple[Chunk, str]:
-        """What is not queued yet, and what of its text is to be output. From now on it is queued."""
+        """What is not queued yet, and what of its text is to be output; from now on it is."""
         fresh, self._fresh, self.num_fresh_tokens = self._fresh, [], 0
         text = "".join(delta.text for delta in fresh)
         shown = text[max(0, self.num_kept_chars - self._num_chars) :] if self._is_shown else ""

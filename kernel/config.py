@@ -31,8 +31,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     `model_memory_share` of its memory; one that nobody has used for `model_idle_seconds` leaves, 0
     is never. Their weights are of `dtype`: "auto" is bfloat16 where it is faster, else float32.
 
-    Text is streamed and shown at once (`output_commit` "fast") where a model promises to go on after
-    a crash exactly as it began, or when its tokens are durable ("strict").
+    Text is streamed and shown at once (`output_commit` "fast") where a model promises to go on
+    after a crash exactly as it began, or when its tokens are durable ("strict").
     """
 
     model: Annotated[str, Meta(min_length=1, max_length=4096)] = "demo"

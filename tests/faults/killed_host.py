@@ -62,7 +62,7 @@ async def main(sys):
 
 
 async def host(workspace: str, mode: str, num_parts: int) -> None:
-    """Start the app or let it go on; prints "now" after so many parts, and the result in the end."""
+    """Start the app or let it go on; prints "now" after so many parts, and the result."""
     async with boot(load_config(os.environ)) as machine:
         terminal = Terminal()
         num_done = 0

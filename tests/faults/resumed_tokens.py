@@ -3,10 +3,10 @@ that is compared, token for token, with what an undisturbed kernel says.
 
     python -m tests.faults.resumed_tokens --number 1000
 
-Most kernels live in this process, on a store that is cut off at a token; executor, gate, journal and
-driver are the real ones. Now and then the executor dies with the kernel, and some kernels are OS
-processes that get `kill -9` (see killed_host). The control forgets chunks and seeds: then tokens are
-made twice and texts differ. A run is a generation that was under way when its kernel died.
+Most kernels live in this process, on a store that is cut off at a token; executor, gate, journal
+and driver are the real ones. Now and then the executor dies with the kernel, and some kernels are
+OS processes that get `kill -9` (see killed_host). The control forgets chunks and seeds: then tokens
+are made twice and texts differ. A run is a generation that was under way when its kernel died.
 """
 
 import argparse

@@ -42,6 +42,7 @@ from .conftest import EVERYTHING, TOKEN, make_process, open_gate
 pytestmark = pytest.mark.anyio
 WORDS = " ".join(f"w{number}" for number in range(60))
 NUM_BEFORE = 40  # words, at which a generation is cut off: one whole chunk and a part
+Ending = Literal["cut", "cancel"]
 _decoder = msgspec.msgpack.Decoder(FromKernel)
 
 
@@ -99,7 +100,7 @@ async def live(
     process: Process,
     *calls: msgspec.Struct,
     num_words: int | None = None,
-    ending: Literal["cut", "cancel"] = "cut",
+    ending: Ending = "cut",
 ) -> Life:
     """Make calls one after another; after so many words of the last one, be cut off or cancel."""
     life = Life()
@@ -202,13 +203,14 @@ async def test_it_may_be_cut_off_again_and_again(machine: Machine, tmp_path: Pat
 
 
 async def test_its_chunks_go_with_its_ending(machine: Machine, tmp_path: Path) -> None:
-    for ending, num_words in (("cancel", NUM_BEFORE), ("cut", None)):
+    endings: list[tuple[Ending, int | None]] = [("cancel", NUM_BEFORE), ("cut", None)]
+    for ending, num_words in endings:
         process = await make_process(machine, tmp_path)
         await live(machine, process, ask(), num_words=NUM_BEFORE)
         kept = await count_chunks(machine, process)
         await come_back(machine, process)
 
-        life = await live(machine, process, ask(), num_words=num_words, ending=ending)  # type: ignore[arg-type]
+        life = await live(machine, process, ask(), num_words=num_words, ending=ending)
 
         assert kept > 0
         assert await count_chunks(machine, process) == 0
