@@ -78,7 +78,7 @@ class Recording:
             return None
         return Emitted(
             tuple(token for chunk in chunks for token in chunk.tokens),
-            "".join(self._texts),
+            "".join(chunk.text for chunk in chunks),
             chunks[-1].fingerprints[-1],
             tuple(one for chunk in chunks for one in chunk.logprobs),
         )

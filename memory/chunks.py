@@ -29,8 +29,7 @@ FIND = (
     " WHERE pid = ? AND strand = ? AND seq = ? ORDER BY branch, first_token"
 )
 CUT = (
-    "DELETE FROM chunk"
-    " WHERE pid = ? AND strand = ? AND seq = ? AND branch = ? AND first_token >= ?"
+    "DELETE FROM chunk WHERE pid = ? AND strand = ? AND seq = ? AND branch = ? AND first_token >= ?"
 )
 
 

@@ -240,8 +240,13 @@ def _describe(answer: Generation) -> tuple[object, ...]:
     """An answer but for what was found in pages, and for log-probabilities' last digits."""
     usage = msgspec.structs.replace(answer.usage, cached_tokens=0)
     choices = [
-        (one.text, one.tool_calls, one.finish_reason, one.seed)
-        + tuple((score.chosen.token, len(score.top)) for score in one.logprobs)
+        (
+            one.text,
+            one.tool_calls,
+            one.finish_reason,
+            one.seed,
+            [(score.chosen.token, len(score.top)) for score in one.logprobs],
+        )
         for one in answer.choices
     ]
     return usage, choices

@@ -48,9 +48,7 @@ def draw_call(random: Random, *, max_tokens: int = 200) -> Generate:
         case "grammar":
             return msgspec.structs.replace(call, grammar=_draw_grammar(random))
         case "branches":
-            return msgspec.structs.replace(
-                call, n=random.randint(2, 3), stream=False, show=False
-            )
+            return msgspec.structs.replace(call, n=random.randint(2, 3), stream=False, show=False)
     return call
 
 

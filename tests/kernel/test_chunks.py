@@ -108,9 +108,13 @@ async def test_what_was_cut_off_is_queued_and_what_has_ended_is_not(
 ) -> None:
     cut, ended = make(0), make(1)
 
-    with pytest.raises(E_MODEL), chunks.kept([cut]):
-        say(chunks, cut, 3)
-        raise E_MODEL("died")
+    def be_cut_off() -> None:
+        with chunks.kept([cut]):
+            say(chunks, cut, 3)
+            raise E_MODEL("died")
+
+    with pytest.raises(E_MODEL):
+        be_cut_off()
     with chunks.kept([ended]):
         say(chunks, ended, 3)
     chunks.flush()

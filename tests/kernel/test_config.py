@@ -101,7 +101,7 @@ def test_a_precision_that_is_none_is_refused_by_name(home: Path, dtype: str) -> 
 def test_when_text_is_told_is_a_setting(home: Path) -> None:
     assert load(home).output_commit == "fast"
     assert load(home, LLMOS_OUTPUT_COMMIT="strict").output_commit == "strict"
-    with pytest.raises(E_ARG, match="LLMOS_OUTPUT_COMMIT: .*'sometimes'"):
+    with pytest.raises(E_ARG, match=r"LLMOS_OUTPUT_COMMIT: .*'sometimes'"):
         load(home, LLMOS_OUTPUT_COMMIT="sometimes")
 
 

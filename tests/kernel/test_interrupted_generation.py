@@ -1,7 +1,7 @@
 """A generation that is cut off goes on after its last durable token, and nothing shows it."""
 
 from collections.abc import AsyncGenerator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -92,7 +92,6 @@ class Life:
     text: str = ""
     answer: Generation | None = None
     failure: str = ""
-    replies: list[msgspec.Raw] = field(default_factory=list)
 
 
 async def live(
@@ -143,8 +142,7 @@ async def read_events(terminal: Terminal) -> str:
 async def count_chunks(machine: Machine, process: Process) -> int:
     await machine.db.flush()
     return sum(
-        len(begun.chunks)
-        for begun in (await find_begun(machine.db, process.pid, "0", 0)).values()
+        len(begun.chunks) for begun in (await find_begun(machine.db, process.pid, "0", 0)).values()
     )
 
 
@@ -166,9 +164,7 @@ async def test_it_goes_on_after_what_is_durable_and_answers_as_if_undisturbed(
     undisturbed = await live(machine, other, ask())
     assert after.answer is not None
     assert undisturbed.answer is not None
-    assert after.answer == msgspec.structs.replace(
-        undisturbed.answer, seed=process.seed("0", 0)
-    )
+    assert after.answer == msgspec.structs.replace(undisturbed.answer, seed=process.seed("0", 0))
     assert after.text == undisturbed.text == WORDS
     assert before.text == WORDS[: len(before.text)]
     assert engine.nums_emitted[0] == engine.nums_emitted[2] == 0
@@ -287,9 +283,7 @@ async def test_branches_go_on_each_after_its_own_tokens(machine: Machine, tmp_pa
     assert [num > 0 for num in engine.nums_emitted[3:]] == [True, False, True]
 
 
-async def test_other_weights_go_on_and_the_answer_says_so(
-    machine: Machine, tmp_path: Path
-) -> None:
+async def test_other_weights_go_on_and_the_answer_says_so(machine: Machine, tmp_path: Path) -> None:
     for fingerprint, is_exact in (("echo-1", True), ("echo-2", False)):
         install(machine)
         process = await make_process(machine, tmp_path)

@@ -116,7 +116,7 @@ async def collect(job: GenerationJob) -> tuple[list[TextDelta], Finished]:
 
 
 async def test_words_are_tokens_and_it_goes_on_after_any_of_them() -> None:
-    job = GenerationJob((Message("user", "one two one three"),))
+    job = GenerationJob((Message("user", "one two two three"),))
     whole, finished = await collect(job)
     tokens = [token for delta in whole for token in delta.tokens]
 
@@ -125,7 +125,7 @@ async def test_words_are_tokens_and_it_goes_on_after_any_of_them() -> None:
         emitted = Emitted(tuple(tokens[:size]), text, whole[0].fingerprint)
         rest, end = await collect(msgspec.structs.replace(job, emitted=emitted))
         assert (rest, end) == (whole[size:], finished)
-    assert tokens[0] == tokens[2]
+    assert tokens[1] == tokens[2]
     assert len(set(tokens)) == 3
 
 
