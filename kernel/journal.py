@@ -11,7 +11,7 @@ from typing import Literal, TypeVar
 import anyio
 import msgspec
 
-from llmos.memory.db import Connection, Database
+from llmos.memory.db import Connection, Database, Operation
 from llmos.memory.journal import JournalRow, finish_row, insert_row
 from llmos.syscalls.errors import ErrorReply
 from llmos.syscalls.table import Syscall
@@ -37,6 +37,8 @@ class Entry:
         self._journal = journal
         self._row = row
         self._begun = begun
+        self.is_interrupted = begun  # its INTENT was there before it
+        self._last: list[Operation] = []
         self.is_queued = False  # its ending waits to be written, and nobody for that
 
     @property
@@ -55,6 +57,10 @@ class Entry:
         else:
             self._journal.db.write_nowait(lambda connection: insert_row(connection, row))
 
+    def at_end(self, operation: Operation) -> None:
+        """Do this too in the transaction that writes the ending."""
+        self._last.append(operation)
+
     def end_in(self, connection: Connection, state: Ending, body: bytes) -> None:
         """Write the ending inside a transaction of the caller's."""
         result, error = (body, None) if state == "DONE" else (None, body)
@@ -67,6 +73,8 @@ class Entry:
                 row, state=state, result=result, error=error, ended_at=ended_at
             )
             insert_row(connection, ended)
+        for operation in self._last:
+            operation(connection)
 
     def end(self, state: Ending, body: bytes) -> None:
         """Queue the ending; it is durable before anything that is written after it."""

@@ -11,6 +11,7 @@ import shlex
 import signal
 import socket
 from contextlib import aclosing
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 from weakref import WeakValueDictionary
@@ -19,6 +20,7 @@ import anyio
 import msgspec
 
 from llmos.memory import processes
+from llmos.memory.chunks import delete_all_chunks
 from llmos.memory.db import Connection
 from llmos.memory.journal import JournalRow, load, read_output
 from llmos.memory.processes import ProcessRecord
@@ -349,6 +351,7 @@ class Launcher:
         process.ended.set()
 
     async def _write_end(self, ended: ProcessExit, num_tokens: tuple[int, int]) -> None:
+        self._machine.db.write_nowait(partial(delete_all_chunks, pid=ended.pid))
         await processes.update(
             self._machine.db,
             ended.pid,

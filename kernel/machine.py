@@ -13,6 +13,7 @@ from llmos.memory.manager import MemoryManager
 from llmos.syscalls.errors import SyscallError
 from llmos.syscalls.process import SignalName
 
+from .chunks import Chunks
 from .clock import Clock
 from .config import Config
 from .degraded import DegradedMode
@@ -84,6 +85,7 @@ class Machine:
     tools: Registry
     table: ProcessTable
     degraded: DegradedMode
+    chunks: Chunks
     started_at: float
     tasks: TaskGroup
     launcher: Launcher = field(init=False)

@@ -13,6 +13,7 @@ from llmos.memory.manager import MemoryManager
 from llmos.syscalls.errors import E_STORAGE
 from llmos.syscalls.tasks import running
 
+from .chunks import Chunks
 from .clock import Clock, SystemClock
 from .config import Config
 from .degraded import DegradedMode
@@ -43,6 +44,7 @@ async def boot(config: Config) -> AsyncIterator[Machine]:
                 machine.tasks.start_soon(zygote.watch)
                 machine.tasks.start_soon(machine.degraded.run)
                 machine.tasks.start_soon(machine.models.run)
+                machine.tasks.start_soon(machine.chunks.run)
                 yield machine
         finally:
             with anyio.CancelScope(shield=True):
@@ -63,6 +65,7 @@ def assemble(config: Config, clock: Clock, db: Database) -> Machine:
         tools=Registry(BUILTIN_TOOLS),
         table=table,
         degraded=DegradedMode(db, clock, table, models),
+        chunks=Chunks(db, clock),
         started_at=clock.now(),
         tasks=anyio.create_task_group(),
     )

@@ -11,7 +11,7 @@ from sqlalchemy import Connection
 
 from llmos.syscalls.errors import E_STORAGE
 
-from .schema import last_commit, metadata
+from .schema import chunk, last_commit, metadata
 
 APPLICATION_ID = int.from_bytes(b"LLMO", "big")
 
@@ -40,10 +40,16 @@ def number_commits(connection: Connection) -> None:
     last_commit.create(connection, checkfirst=True)
 
 
+def keep_tokens(connection: Connection) -> None:
+    """Step 4: the tokens of running generations, where step 1 was run before they had a table."""
+    chunk.create(connection, checkfirst=True)
+
+
 STEPS: tuple[Callable[[Connection], None], ...] = (
     create_tables,
     create_search_index,
     number_commits,
+    keep_tokens,
 )
 
 

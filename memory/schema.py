@@ -138,6 +138,19 @@ output = Table(
     Column("text", Text, nullable=False),
 )
 
+chunk = Table(
+    "chunk",
+    metadata,
+    Column("pid", Integer, primary_key=True, autoincrement=False),
+    Column("strand", Text, primary_key=True),
+    Column("seq", Integer, primary_key=True, autoincrement=False),
+    Column("branch", Integer, primary_key=True, autoincrement=False),
+    Column("first_token", Integer, primary_key=True, autoincrement=False),
+    Column("checksum", LargeBinary, nullable=False),
+    Column("body", LargeBinary, nullable=False),
+    sqlite_with_rowid=False,
+)
+
 last_commit = Table(
     "last_commit",
     metadata,

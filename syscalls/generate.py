@@ -65,6 +65,8 @@ class Generation(msgspec.Struct, frozen=True):
     """What a model answered. `tool_calls` are wishes; `seed` makes the draw repeatable.
 
     `others` are the branches after the first; `usage` counts the prompt once and all branches.
+    `exact` says that all text is what one undisturbed run would have made; after a crash it is not
+    where another engine (other weights, precision or device), or another prompt, went on.
     """
 
     text: str
@@ -75,6 +77,7 @@ class Generation(msgspec.Struct, frozen=True):
     seed: int
     logprobs: tuple[TokenLogprobs, ...] = ()
     others: tuple[Choice, ...] = ()
+    exact: bool = True
 
     @property
     def choices(self) -> tuple[Choice, ...]:

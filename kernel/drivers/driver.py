@@ -28,10 +28,23 @@ from ..stats import StatsReply, TraceReply
 Wait = Literal["tool", "person", "gone"]
 
 
+class Emitted(msgspec.Struct, frozen=True):
+    """The beginning of an answer, by an engine of this fingerprint: the answer goes on after it.
+
+    `tokens` make `text`; `logprobs` are theirs, where they were asked for.
+    """
+
+    tokens: tuple[int, ...]
+    text: str
+    fingerprint: str
+    logprobs: tuple[TokenLogprobs, ...] = ()
+
+
 class GenerationJob(msgspec.Struct, frozen=True):
     """One generation. `sampling.seed` is concrete; `tenant` salts whatever the driver caches.
 
     `root` is the process that `pid` descends from: they are likely to have text in common.
+    `emitted` is what there is of the answer already.
     """
 
     messages: tuple[Message, ...]
@@ -42,6 +55,7 @@ class GenerationJob(msgspec.Struct, frozen=True):
     grammar: Grammar | None = None
     tool_choice: str = "auto"
     root: int = 0
+    emitted: Emitted | None = None
 
 
 class ScoreJob(msgspec.Struct, frozen=True):
@@ -67,10 +81,17 @@ Job = GenerationJob | ScoreJob | EmbedJob
 
 
 class TextDelta(msgspec.Struct, frozen=True):
-    """Text that follows what was delivered before, and how many tokens have been sampled for it."""
+    """Text that follows what was delivered before, and the tokens that made it.
+
+    They are those since the last delta, all so far make all text so far; `num_tokens` have been
+    sampled in all. The engine that sampled them has this fingerprint; "" promises nothing.
+    """
 
     text: str
     num_tokens: int
+    tokens: tuple[int, ...] = ()
+    fingerprint: str = ""
+    logprobs: tuple[TokenLogprobs, ...] = ()
 
 
 class Note(msgspec.Struct, frozen=True):
@@ -80,7 +101,7 @@ class Note(msgspec.Struct, frozen=True):
 
 
 class Finished(msgspec.Struct, frozen=True):
-    """The whole result. `text` is all deltas joined."""
+    """The whole result. `text` is what was emitted before and all deltas joined."""
 
     text: str
     tool_calls: tuple[ToolCall, ...]
@@ -107,7 +128,11 @@ class EmbeddedTexts(msgspec.Struct, frozen=True):
 
 
 class ModelInfo(msgspec.Struct, frozen=True):
-    """What the loaded model is. Equal fingerprints continue each other's text exactly."""
+    """What the loaded model is. Equal fingerprints continue each other's text exactly.
+
+    Those that begin alike, up to the first dash, have the same tokens and can continue each other's
+    text. "" is a model that promises neither.
+    """
 
     name: str
     driver: str
@@ -128,6 +153,11 @@ class Grant(msgspec.Struct, frozen=True):
     max_pool_bytes: int | None = None
 
 
+def have_same_tokens(fingerprint: str, other: str) -> bool:
+    """Whether one engine can go on after the other's tokens."""
+    return fingerprint.partition("-")[0] == other.partition("-")[0]
+
+
 class Driver(Protocol):
     """One loaded model."""
 
@@ -145,7 +175,10 @@ class Driver(Protocol):
         ...
 
     def generate(self, job: GenerationJob) -> AsyncGenerator[Generated, None]:
-        """Deltas in order, then one Finished; notes anywhere before it.
+        """Deltas in order, then one Finished; notes anywhere before it. All tokens come in deltas.
+
+        With `emitted` the deltas are what follows that. E_MODEL, with its text as `partial`, where
+        the model's tokens are others by now.
 
         Closing the generator (`aclose`, or a cancel of the task that reads it) ends the generation.
         Raises E_ARG, E_CONTEXT, E_BUSY or E_MODEL.

@@ -1,7 +1,7 @@
 """A driver without weights: it answers with the last message's words, the same every time.
 
 It stands in for a model wherever the model does not matter: tests, demonstrations, simulations.
-A token is a word. The last user message scripts it:
+A token is a word, its number a digest. The last user message scripts it:
 
     any text              that text back, word by word
     !tool NAME {json}     a call of NAME with these arguments (one call a line)
@@ -65,11 +65,12 @@ class EchoDriver:
         text, calls, delay_seconds = _plan_answer(job.messages[-1])
         text, reason = _cut(text, job)
         words = _WORD.findall(text)
-        for num_tokens, word in enumerate(words, 1):
+        num_emitted = len(job.emitted.tokens) if job.emitted else 0
+        for num_tokens, word in enumerate(words[num_emitted:], num_emitted + 1):
             await anyio.sleep(delay_seconds)
             while gate := self._paused.get(job.pid):
                 await gate.wait()
-            yield TextDelta(word, num_tokens)
+            yield TextDelta(word, num_tokens, (_number(word),), self.info.fingerprint)
         usage = Usage(num_prompt, 0, len(words) + len(calls))
         yield Finished(text, calls, "tool_calls" if calls else reason, usage)
 

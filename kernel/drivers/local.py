@@ -1,9 +1,10 @@
 """A driver that runs a transformers model in an executor process of its own.
 
 The process is started on demand, and again when it dies or hangs. Its generations then go on from
-the tokens that have arrived: prompt, tokens, seed and position decide the next token, so that the
-text is that of an undisturbed run. Runs on asyncio; every change of state is made at once, without
-waiting, and `_arrange` then tells the executor what follows from it.
+the tokens that have arrived, as one does that an earlier kernel began: prompt, tokens, seed and
+position decide the next token, so that the text is that of an undisturbed run. Runs on asyncio;
+every change of state is made at once, without waiting, and `_arrange` then tells the executor what
+follows from it.
 """
 
 import asyncio
@@ -54,6 +55,7 @@ from .driver import (
     ScoredTexts,
     ScoreJob,
     Wait,
+    have_same_tokens,
 )
 from .life import LIMITS, Life, Limits
 from .trial import End, Flight, Item, choose_running
@@ -87,8 +89,7 @@ class LocalDriver:
         self._tracing = asyncio.Lock()
         self._restarting: asyncio.Task[None] | None = None
         self._life: Life | None = None
-        self._fingerprint = ""
-        self._warnings: tuple[str, ...] = ()
+        self._warnings: tuple[str, ...] | None = None  # until the model is loaded
         self._flights: dict[int, Flight] = {}
         self._paused: set[int] = set()
         self._ids = itertools.count(1)
@@ -116,8 +117,7 @@ class LocalDriver:
                 self._life = life = await Life.start(self._load, self._log, self._limits)
                 seconds = self._limits.count_step_seconds(life.loaded)
                 life.attend(seconds, self._take, lambda: self._on_death(life))
-                if not self._fingerprint:
-                    self._fingerprint = life.loaded.fingerprint
+                if self._warnings is None:
                     self._warnings = life.loaded.warnings
             return self._life
 
@@ -238,8 +238,13 @@ class LocalDriver:
             life.send(Resume(flight.number) if is_chosen else Pause(flight.number))
 
     def _submit(self, life: Life, flight: Flight) -> None:
-        """Send a generation with what it has so far, if that is sure to fit in a frame."""
-        job, window = flight.job, life.loaded.max_model_len
+        """Send a generation with what it has so far, if this executor can go on with it and it is
+        sure to fit in a frame."""
+        job, window, fingerprint = flight.job, life.loaded.max_model_len, life.loaded.fingerprint
+        if flight.tokens and not have_same_tokens(flight.fingerprint, fingerprint):
+            reason = "the model's tokenizer changed since this text was begun"
+            self._end(flight, E_MODEL(f"{reason}; fix: generate it again", partial=flight.text))
+            return
         size_bytes = len(msgspec.msgpack.encode(job))
         max_tokens = job.sampling.max_tokens if isinstance(job, GenerationJob) else 0
         token_bytes = _TOKEN_BYTES * (window if max_tokens is None else min(window, max_tokens))
@@ -249,9 +254,10 @@ class LocalDriver:
             error = E_CONTEXT(f"the conversation {sizes}, the window holds {window} tokens")
             self._end(flight, error)
             return
-        for warning in self._warnings:
+        for warning in self._warnings or ():
             flight.note(f"{self._name}: {warning}")
         self._warnings = ()
+        flight.fingerprint = fingerprint
         life.send(flight.make_request())
         flight.is_sent = True
 
@@ -305,23 +311,12 @@ class LocalDriver:
     async def _restart(self) -> None:
         """Bring a process up for the generations that wait."""
         try:
-            life = await self._get_life()
+            await self._get_life()
         except SyscallError as error:
             for flight in tuple(self._flights.values()):
                 self._end(flight, error)
-        else:
-            self._check_unchanged(life.loaded.fingerprint)
         self._restarting = None
         self._arrange()
-
-    def _check_unchanged(self, fingerprint: str) -> None:
-        """A text that was begun by other weights is not continued."""
-        if fingerprint != self._fingerprint:
-            self._fingerprint = fingerprint
-            for flight in tuple(self._flights.values()):
-                if flight.tokens:
-                    reason = "the model's files changed while the executor was started again"
-                    self._end(flight, E_MODEL(reason, partial=flight.text))
 
     async def _stop_restarting(self) -> None:
         """Nobody waits for the process that is being started again."""
@@ -333,7 +328,7 @@ class LocalDriver:
     async def unload(self) -> None:
         """End the process in good order: pages that were to be kept are on disk afterwards."""
         await self._stop_restarting()
-        life, self._life, self._fingerprint = self._life, None, ""
+        life, self._life, self._warnings = self._life, None, None
         if life:
             await life.leave(_LEAVING_SECONDS)
 

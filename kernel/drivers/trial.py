@@ -12,25 +12,39 @@ from llmos.syscalls.errors import ErrorReply
 from llmos.syscalls.types import TokenLogprobs
 
 from ..executor.protocol import Done, Embed, Embedded, Generate, Score, Scored, Token
-from .driver import EmbeddedTexts, EmbedJob, Finished, Job, Note, ScoredTexts, ScoreJob, TextDelta
+from .driver import (
+    EmbeddedTexts,
+    EmbedJob,
+    Finished,
+    GenerationJob,
+    Job,
+    Note,
+    ScoredTexts,
+    ScoreJob,
+    TextDelta,
+)
 
 PROBATION_TOKENS = 64
 End = Finished | ScoredTexts | EmbeddedTexts
 Item = TextDelta | Note | End
+Tokens = tuple[int, ...]
 
 
 class Flight:
     """One generation, from request to result: what has arrived of it, over several executors.
 
-    `text` is what `tokens` make. `items` is read by whoever asked, at its own pace.
+    `text` is what `tokens` make; what the job brought of both is not delivered. `items` is read by
+    whoever asked, at its own pace.
     """
 
     def __init__(self, number: int, job: Job) -> None:
         self.number = number
         self.job = job
-        self.tokens: list[int] = []
-        self.text = ""
-        self._logprobs: list[TokenLogprobs] = []
+        emitted = job.emitted if isinstance(job, GenerationJob) else None
+        self.tokens = list(emitted.tokens) if emitted else []
+        self.text = emitted.text if emitted else ""
+        self.fingerprint = emitted.fingerprint if emitted else ""  # of who made the last of them
+        self._logprobs = list(emitted.logprobs) if emitted else []
         self.items: asyncio.Queue[Item | ErrorReply] = asyncio.Queue()
         self.is_sent = False  # to the present executor
         self.is_held = False  # there, but out of the batch
@@ -78,14 +92,16 @@ class Flight:
         self.tokens += output.tokens
         self._logprobs += output.logprobs
         self.text += output.text
-        self.items.put_nowait(TextDelta(output.text, output.num_tokens))
+        self._deliver(output.text, output.num_tokens, output.tokens, output.logprobs)
         if self._cleared_at is not None and len(self.tokens) >= self._cleared_at:
             self._cleared_at = None
 
     def finish(self, done: Done) -> None:
         """It is complete; its last text comes with the result."""
-        if rest := done.text[len(self.text) :]:
-            self.items.put_nowait(TextDelta(rest, done.usage.completion_tokens))
+        rest, tokens = done.text[len(self.text) :], done.tokens[len(self.tokens) :]
+        if rest or tokens:
+            logprobs = done.logprobs[max(0, len(done.logprobs) - len(tokens)) :]
+            self._deliver(rest, done.usage.completion_tokens, tokens, logprobs)
         before = self._logprobs[: len(done.tokens) - len(done.logprobs)]
         self.items.put_nowait(
             Finished(
@@ -96,6 +112,11 @@ class Flight:
                 (*before, *done.logprobs),
             )
         )
+
+    def _deliver(
+        self, text: str, num_tokens: int, tokens: Tokens, logprobs: tuple[TokenLogprobs, ...]
+    ) -> None:
+        self.items.put_nowait(TextDelta(text, num_tokens, tokens, self.fingerprint, logprobs))
 
     def measure(self, output: Scored | Embedded) -> None:
         """It is complete, in one piece."""

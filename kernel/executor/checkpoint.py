@@ -14,6 +14,7 @@ from ..modelfiles import is_path, read_config, read_shapes
 from .fetch import fetch
 
 _SLICE_BYTES = 1 << 16
+_TOKENIZER = ("added_tokens", "merges", "special_tokens", "spiece", "tekken", "tokenizer", "vocab")
 _NUM_SLICES = 64
 
 
@@ -43,7 +44,7 @@ def _check_kind(folder: Path, config: dict[str, Any]) -> None:
 
 
 def compute_fingerprint(folder: Path, *facts: str) -> str:
-    """A digest of the weights, the configuration, the tokenizer and `facts`.
+    """A digest of the tokenizer, a dash, and one of the weights, the configuration and `facts`.
 
     Of each weight file: its header, its size and 64 slices of 64 KiB spread evenly, so that a model
     of any size is told apart in milliseconds.
@@ -58,4 +59,13 @@ def compute_fingerprint(folder: Path, *facts: str) -> str:
             for index in range(_NUM_SLICES):
                 file.seek(index * size_bytes // _NUM_SLICES)
                 digest.update(file.read(_SLICE_BYTES))
+    return f"{_digest_tokenizer(folder)}-{digest.hexdigest()}"
+
+
+def _digest_tokenizer(folder: Path) -> str:
+    """Of all files that say which token is which text."""
+    digest = blake2b(digest_size=8)
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith(_TOKENIZER) and path.is_file():
+            digest.update(path.name.encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()

@@ -35,6 +35,7 @@ from .model import Model, load_model
 from .pages import PagePool
 from .prefix import make_root
 from .protocol import (
+    Done,
     Embed,
     Failed,
     Generate,
@@ -180,6 +181,16 @@ class Engine:
         if grammar:
             self._grammars.submit(request.id, grammar)
         else:
+            generation.take_in()
+            self._begin(generation)
+
+    def _begin(self, generation: Generation) -> None:
+        """Put a generation in line, unless what was emitted before is all of it."""
+        if reason := generation.grammar_error:
+            self._outputs.append(self._fail(generation, E_GRAMMAR(reason)))
+        elif generation.finish_reason:
+            self._outputs.append(self._finish(generation))
+        elif generation.id not in self._scheduler.paused:
             self._scheduler.add(generation.sequence)
 
     def _find_grammar(self, request: Generate) -> Grammar | None:
@@ -295,10 +306,9 @@ class Engine:
             error = E_LIMIT(f"{reason}, alone in a step")
             return outputs + self._measurements.end(largest, error)
         generation = self._generations[largest.id]
-        self._drop(generation)
         sizes = f"{largest.num_prompt} of them the prompt's, alone in a step"
         error = E_LIMIT(f"{reason}, {sizes}", partial=generation.text)
-        return [*outputs, Failed(generation.id, error.reply())]
+        return [*outputs, self._fail(generation, error)]
 
     def _record(self, trace: Trace, started: float, works: Seq[Work]) -> None:
         """Add the step that has just ended to a trace."""
@@ -320,23 +330,19 @@ class Engine:
         for generation_id, made in self._grammars.collect(wait=wait):
             generation = self._generations[generation_id]
             if isinstance(made, SyscallError):
-                self._drop(generation)
-                failed.append(Failed(generation_id, made.reply()))
+                failed.append(self._fail(generation, made))
             else:
-                generation.constrain(made)
-                if generation_id not in self._scheduler.paused:
-                    self._scheduler.add(generation.sequence)
+                generation.take_in(made)
+                self._begin(generation)
         return failed
 
     def _advance(self, generation: Generation, sampled: Sampled) -> list[Output]:
         if sampled.token is None:
-            self._drop(generation)
             error = E_MODEL("the model's numbers are not finite", partial=generation.text)
-            return [Failed(generation.id, error.reply())]
+            return [self._fail(generation, error)]
         generation.append(sampled.token, sampled.likelihood)
         if reason := generation.grammar_error:
-            self._drop(generation)
-            return [Failed(generation.id, E_GRAMMAR(reason, partial=generation.text).reply())]
+            return [self._fail(generation, E_GRAMMAR(reason, partial=generation.text))]
         if self._tells_late and not generation.finish_reason:
             self._untold.append((generation, sampled.token))
             return []
@@ -351,19 +357,31 @@ class Engine:
         return [one for pair in untold for one in self._tell(*pair)]
 
     def _tell(self, generation: Generation, token: int) -> list[Output]:
-        """The text that a token brings, and the result if that ends."""
+        """A token with the text that it brings, and the result if it is the last.
+
+        One without text is told too: whoever hears of it goes on after it.
+        """
         text = generation.read(token)
         num_tokens = generation.sequence.num_completion
         outputs: list[Output] = []
-        if text:
+        if text or not generation.finish_reason:
             outputs.append(Token(generation.id, text, num_tokens, *generation.take_unsent()))
         if generation.finish_reason:
-            self._drop(generation)
-            done = generation.make_done()
-            usage = (done.usage.prompt_tokens, done.usage.cached_tokens, num_tokens)
-            self._num_tokens = [a + b for a, b in zip(self._num_tokens, usage, strict=True)]
-            outputs.append(done)
+            outputs.append(self._finish(generation))
         return outputs
+
+    def _finish(self, generation: Generation) -> Done:
+        """The result of one that has ended, which is forgotten."""
+        self._drop(generation)
+        done = generation.make_done()
+        usage = (done.usage.prompt_tokens, done.usage.cached_tokens, done.usage.completion_tokens)
+        self._num_tokens = [a + b for a, b in zip(self._num_tokens, usage, strict=True)]
+        return done
+
+    def _fail(self, generation: Generation, error: SyscallError) -> Failed:
+        """The end of one that has no result, which is forgotten."""
+        self._drop(generation)
+        return Failed(generation.id, error.reply())
 
     def _drop(self, generation: Generation) -> None:
         self._owners.remember(generation.sequence.owner, generation.sequence.names)
@@ -375,9 +393,8 @@ class Engine:
         """End a generation; the next step answers with E_CANCELLED and its text so far."""
         self._outputs += self._tell_rest()
         if generation := self._generations.get(generation_id):
-            self._drop(generation)
             error = E_CANCELLED("the generation was cancelled", partial=generation.text)
-            self._outputs.append(Failed(generation_id, error.reply()))
+            self._outputs.append(self._fail(generation, error))
         self._outputs += self._measurements.cancel(generation_id)
 
     def pause(self, generation_id: int) -> None:

@@ -14,10 +14,8 @@ from .toolcalls import ToolCallParser
 
 
 class Generation:
-    """One request in progress. `append` and then `read` are called once for each sampled token.
-
-    What the request says was emitted before is taken in first, as if it had been sampled here.
-    """
+    """One request in progress. `take_in` is called first, then for each sampled token `append` and
+    `read`."""
 
     def __init__(
         self,
@@ -37,21 +35,24 @@ class Generation:
         self._ends = ends
         self._num_sent = 0
         self._logprobs: list[TokenLogprobs] = []
-        for token in request.emitted:
-            self.append(token)
-            self.read(token)
+        self._emitted = request.emitted
+
+    def take_in(self, constraint: Constraint | None = None) -> None:
+        """Take in what was emitted before, as if it had been sampled here: it may be the whole.
+
+        All of the answer has to fit the grammar, if there is one.
+        """
+        self.sequence.constraint = constraint
+        for token in self._emitted:
+            if not self.finish_reason:
+                self.append(token)
+                self.read(token)
         self.take_unsent()
 
     @property
     def text(self) -> str:
         """The text so far."""
         return "".join(self._texts)
-
-    def constrain(self, constraint: Constraint) -> None:
-        """From now on the answer, what there is of it too, has to fit a grammar."""
-        for token in self.sequence.tokens[self.sequence.num_prompt :]:
-            constraint.advance(token)
-        self.sequence.constraint = constraint
 
     @property
     def grammar_error(self) -> str:
@@ -127,11 +128,11 @@ def resolve_sampling(
 ) -> ResolvedSampling:
     """Fill in the model's own defaults (its generation_config) and cut max_tokens to the window.
 
-    Raises E_CONTEXT when the window has no room for one token after the prompt and what of the
+    Raises E_CONTEXT when the window has no room for one token after the prompt, or for what of the
     answer was emitted before; `why` says what bounds the window.
     """
     room = max_model_len - num_prompt
-    if room <= num_emitted:
+    if room < max(1, num_emitted):
         sizes = f"{num_prompt} tokens" + f" and its answer {num_emitted}" * bool(num_emitted)
         window = f"the window holds {max_model_len} with the answer"
         raise E_CONTEXT(f"the prompt has {sizes}; {window}{why}")

@@ -1,29 +1,47 @@
 """Generation: `generate`."""
 
 import hashlib
-from collections.abc import Callable
-from contextlib import aclosing
+from collections.abc import Callable, Iterator
+from contextlib import aclosing, contextmanager
+from functools import partial
+from typing import NamedTuple
 
 import anyio
 import msgspec
 
+from llmos.memory.chunks import Branch, delete_chunks
 from llmos.memory.db import Connection
 from llmos.memory.journal import append_output
 from llmos.syscalls.errors import E_ARG, E_LIMIT
 from llmos.syscalls.generate import Choice, Generate, Generation
 from llmos.syscalls.tasks import side_by_side
+from llmos.syscalls.types import Message, ToolSpec
+from llmos.syscalls.wire import encode
 
+from ..chunks import NOTHING, Recording
 from ..drivers.driver import Driver, Finished, GenerationJob, Note
 from ..models import Model
 from ..process import Process
-from ..protocol import Notice, Output
+from ..protocol import Notice
+from .telling import must_be_durable, telling
 from .trap import Effect, Trap
 
 MAX_SCORES = 16_384
+DIGEST_BYTES = 16
+
+
+class Asked(NamedTuple):
+    """One branch: what the driver is asked for, and what there is of the answer."""
+
+    job: GenerationJob
+    recording: Recording
 
 
 async def sys_generate(trap: Trap, call: Generate) -> Effect:
-    """Run a generation; its text is streamed to the app or the output as it comes."""
+    """Run a generation; its text is streamed to the app or the output as it comes.
+
+    One that was interrupted goes on after the tokens that were kept of it.
+    """
     machine, process = trap.machine, trap.process
     _check(call, call.sampling.max_tokens or machine.config.max_tokens_default)
     name = call.model or process.model
@@ -35,34 +53,13 @@ async def sys_generate(trap: Trap, call: Generate) -> Effect:
         await trap.begin()  # whether a context is empty depends on when: that is an outcome
     if not messages:
         raise E_ARG("there is no message to answer", field="messages")
-    max_tokens = _decide_max_tokens(trap, call)
-    seed = call.sampling.seed
-    if seed is None:
-        seed = process.seed(trap.strand, trap.seq)
-    seeds = [derive_seed(seed, branch) for branch in range(call.n)]
-    jobs = [
-        GenerationJob(
-            messages,
-            tools,
-            msgspec.structs.replace(call.sampling, seed=one, max_tokens=max_tokens),
-            process.pid,
-            process.tenant,
-            call.grammar,
-            call.tool_choice,
-            machine.table.find_root(process),
-        )
-        for one in seeds
-    ]
-    process.num_generating += 1
-    process.num_reserved_tokens += max_tokens * call.n
-    try:
-        announce = announce_load(process, name, machine.models.get(name))
-        async with machine.models.using(name, announce) as driver:
-            branches = await _run(trap, call, driver, jobs)
-    finally:
-        process.num_generating -= 1
-        process.num_reserved_tokens -= max_tokens * call.n
-    return _finish(trap, call, name, branches, seeds)
+    asked = await _ask(trap, call, messages, tools)
+    with _reserving(process, asked), machine.chunks.kept([one.recording for one in asked]):
+        model = machine.models.get(name)
+        async with machine.models.using(name, announce_load(process, name, model)) as driver:
+            is_strict = must_be_durable(machine.config, call, model.info)
+            answers = await _run(trap, call, driver, asked, is_strict=is_strict)
+            return _finish(trap, call, name, asked, answers)
 
 
 def _check(call: Generate, max_tokens: int) -> None:
@@ -82,6 +79,47 @@ def _check(call: Generate, max_tokens: int) -> None:
         raise E_ARG(f"{call.tool_choice!r} is none of the tools", field="tool_choice")
 
 
+async def _ask(
+    trap: Trap, call: Generate, messages: tuple[Message, ...], tools: tuple[ToolSpec, ...]
+) -> list[Asked]:
+    """The branches, each with what an earlier kernel has kept of it; that goes with the ending."""
+    process, where = trap.process, (trap.process.pid, trap.strand, trap.seq)
+    chunks = trap.machine.chunks
+    kept = await chunks.find(*where) if trap.entry.is_interrupted else {}
+    decided = [chunk.max_tokens for begun in kept.values() for chunk in begun.chunks]
+    max_tokens = decided[0] if decided else _decide_max_tokens(trap, call)
+    pid, strand, seq = where
+    trap.entry.at_end(partial(delete_chunks, pid=pid, strand=strand, seq=seq))
+    prompt = hashlib.blake2b(encode((messages, tools)), digest_size=DIGEST_BYTES).digest()
+    seed = call.sampling.seed
+    if seed is None:
+        seed = process.seed(trap.strand, trap.seq)
+    asked: list[Asked] = []
+    for number in range(call.n):
+        recording = Recording(
+            Branch(*where, number),
+            prompt=prompt,
+            max_tokens=max_tokens,
+            is_shown=call.show,
+            begun=kept.get(number, NOTHING),
+        )
+        job = GenerationJob(
+            messages,
+            tools,
+            msgspec.structs.replace(
+                call.sampling, seed=derive_seed(seed, number), max_tokens=max_tokens
+            ),
+            process.pid,
+            process.tenant,
+            call.grammar,
+            call.tool_choice,
+            trap.machine.table.find_root(process),
+            recording.find_emitted(),
+        )
+        asked.append(Asked(job, recording))
+    return asked
+
+
 def derive_seed(seed: int, branch: int) -> int:
     """The seed of a branch: the first has the call's own, the others one of (seed, branch)."""
     if branch == 0:
@@ -90,21 +128,34 @@ def derive_seed(seed: int, branch: int) -> int:
     return int.from_bytes(hashlib.blake2b(name, digest_size=8).digest(), "big") >> 1
 
 
+@contextmanager
+def _reserving(process: Process, asked: list[Asked]) -> Iterator[None]:
+    """Meanwhile the process generates, and no other generation of it may have these tokens."""
+    num_tokens = sum(one.recording.max_tokens for one in asked)
+    process.num_generating += 1
+    process.num_reserved_tokens += num_tokens
+    try:
+        yield
+    finally:
+        process.num_generating -= 1
+        process.num_reserved_tokens -= num_tokens
+
+
 async def _run(
-    trap: Trap, call: Generate, driver: Driver, jobs: list[GenerationJob]
+    trap: Trap, call: Generate, driver: Driver, asked: list[Asked], *, is_strict: bool
 ) -> list[Finished]:
     """All branches side by side; the first that fails ends the others."""
-    if len(jobs) == 1:
-        return [await _stream(trap, call, driver, jobs[0])]
+    if len(asked) == 1:
+        return [await _stream(trap, call, driver, asked[0], is_strict=is_strict)]
     finished: dict[int, Finished] = {}
 
-    async def run(index: int, job: GenerationJob) -> None:
-        finished[index] = await _stream(trap, call, driver, job)
+    async def run(index: int, one: Asked) -> None:
+        finished[index] = await _stream(trap, call, driver, one, is_strict=is_strict)
 
     async with side_by_side() as tasks:
-        for index, job in enumerate(jobs):
-            tasks.start_soon(run, index, job)
-    return [finished[index] for index in range(len(jobs))]
+        for index, one in enumerate(asked):
+            tasks.start_soon(run, index, one)
+    return [finished[index] for index in range(len(asked))]
 
 
 def announce_load(process: Process, name: str, model: Model) -> Callable[[], None]:
@@ -131,53 +182,44 @@ def _decide_max_tokens(trap: Trap, call: Generate) -> int:
     return min(left // call.n, max_tokens)
 
 
-async def _stream(trap: Trap, call: Generate, driver: Driver, job: GenerationJob) -> Finished:
+async def _stream(
+    trap: Trap, call: Generate, driver: Driver, asked: Asked, *, is_strict: bool
+) -> Finished:
     """Pass text on as it comes. A cancel leaves what came in `trap.partial`."""
-    process, parts, num_tokens = trap.process, list[str](), 0
+    process, recording = trap.process, asked.recording
     try:
-        async with aclosing(driver.generate(job)) as deltas:
-            async for delta in deltas:
-                if isinstance(delta, Finished):
-                    return delta
-                if isinstance(delta, Note):
-                    process.terminal.emit(Notice(delta.text))
-                    continue
-                parts.append(delta.text)
-                num_tokens = delta.num_tokens
-                if call.stream:
-                    await trap.send_text(delta.text)
-                if call.show:
-                    process.terminal.emit(Output(process.pid, delta.text))
-                    await process.terminal.wait_for_room()
+        async with (
+            telling(trap, call, recording, is_strict=is_strict) as hear,
+            aclosing(driver.generate(asked.job)) as items,
+        ):
+            async for item in items:
+                if isinstance(item, Finished):
+                    return item
+                if isinstance(item, Note):
+                    process.terminal.emit(Notice(item.text))
+                else:
+                    await hear(item)
     except anyio.get_cancelled_exc_class():
-        trap.partial = "".join(parts)
-        process.completion_tokens += num_tokens
-        if call.show:
-            _keep_shown(trap, trap.partial)
+        trap.partial = recording.text
+        process.completion_tokens += recording.num_tokens
         raise
     raise AssertionError("a driver's last item is Finished")
 
 
-def _keep_shown(trap: Trap, text: str) -> None:
-    """What a cancelled generation has shown is output all the same."""
-    pid = trap.process.pid
-    trap.process.num_printed_chars += len(text)
-    trap.machine.db.write_nowait(lambda connection: append_output(connection, pid, text))
-
-
 def _finish(
-    trap: Trap, call: Generate, name: str, branches: list[Finished], seeds: list[int]
+    trap: Trap, call: Generate, name: str, asked: list[Asked], answers: list[Finished]
 ) -> Effect:
-    """Keep what was shown as output, in one transaction with the result."""
-    process, first = trap.process, branches[0]
+    """Keep the rest of what was shown as output, in one transaction with the result."""
+    process, first = trap.process, answers[0]
     usage = msgspec.structs.replace(
-        first.usage, completion_tokens=sum(one.usage.completion_tokens for one in branches)
+        first.usage, completion_tokens=sum(one.usage.completion_tokens for one in answers)
     )
     process.prompt_tokens += usage.prompt_tokens
     process.completion_tokens += usage.completion_tokens
+    seeds = [one.job.sampling.seed or 0 for one in asked]
     choices = [
         Choice(one.text, one.tool_calls, one.finish_reason, seed, one.logprobs)
-        for one, seed in zip(branches, seeds, strict=True)
+        for one, seed in zip(answers, seeds, strict=True)
     ]
     reply = Generation(
         first.text,
@@ -188,12 +230,13 @@ def _finish(
         seeds[0],
         first.logprobs,
         tuple(choices[1:]),
+        all(one.recording.is_exact for one in asked),
     )
+    rest = first.text[asked[0].recording.num_kept_chars :] if call.show else ""
 
     def apply(connection: Connection) -> Generation:
-        if call.show:
-            append_output(connection, process.pid, first.text)
+        if rest:
+            append_output(connection, process.pid, rest)
         return reply
 
-    process.num_printed_chars += len(first.text) if call.show else 0
     return Effect(apply)

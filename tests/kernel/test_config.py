@@ -98,6 +98,13 @@ def test_a_precision_that_is_none_is_refused_by_name(home: Path, dtype: str) -> 
     assert caught.value.field == "LLMOS_DTYPE"
 
 
+def test_when_text_is_told_is_a_setting(home: Path) -> None:
+    assert load(home).output_commit == "fast"
+    assert load(home, LLMOS_OUTPUT_COMMIT="strict").output_commit == "strict"
+    with pytest.raises(E_ARG, match=r"LLMOS_OUTPUT_COMMIT: .*'sometimes'"):
+        load(home, LLMOS_OUTPUT_COMMIT="sometimes")
+
+
 def test_an_unknown_variable_is_refused_by_name(home: Path) -> None:
     with pytest.raises(E_ARG, match=r"LLMOS_MODLE: unknown variable; fix: unset it"):
         load(home, LLMOS_MODLE="x")

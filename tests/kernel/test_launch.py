@@ -96,6 +96,22 @@ async def test_a_crash_says_why_and_leaves_the_kernel_whole(
     ] == "ok"
 
 
+async def test_tokens_of_a_process_that_has_ended_are_not_kept(
+    machine: Machine, make_app: MakeApp, tmp_path: Path
+) -> None:
+    body = """
+    await sys_.generate("!slow 1 " + "word " * 1000, on_text=lambda _: os.kill(os.getpid(), 9))
+    """
+    process = await start(machine, make_app("suicide", body), tmp_path)
+
+    await finish(process)
+
+    num_kept = await machine.db.read(
+        lambda connection: connection.exec_driver_sql("SELECT count(*) FROM chunk").scalar_one()
+    )
+    assert num_kept == 0
+
+
 async def test_an_app_that_kills_itself_is_a_failure(
     machine: Machine, make_app: MakeApp, tmp_path: Path
 ) -> None:

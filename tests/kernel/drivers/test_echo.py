@@ -3,9 +3,16 @@
 import contextlib
 
 import anyio
+import msgspec
 import pytest
 
-from llmos.kernel.drivers.driver import Finished, GenerationJob, TextDelta
+from llmos.kernel.drivers.driver import (
+    Emitted,
+    Finished,
+    GenerationJob,
+    TextDelta,
+    have_same_tokens,
+)
 from llmos.kernel.drivers.echo import EchoDriver
 from llmos.syscalls.errors import E_ARG, E_CONTEXT
 from llmos.syscalls.types import Message, Sampling, ToolCall
@@ -77,7 +84,8 @@ async def test_a_paused_process_waits_and_goes_on_when_resumed() -> None:
         assert seen == []
         driver.resume(7)
 
-    assert seen[0] == TextDelta("hi", 1)
+    assert isinstance(seen[0], TextDelta)
+    assert (seen[0].text, seen[0].num_tokens) == ("hi", 1)
 
 
 async def test_a_slow_answer_can_be_closed_midway() -> None:
@@ -85,7 +93,8 @@ async def test_a_slow_answer_can_be_closed_midway() -> None:
     async with contextlib.aclosing(EchoDriver().generate(job)) as events:
         first = await anext(events)
 
-    assert first == TextDelta("a", 1)
+    assert isinstance(first, TextDelta)
+    assert (first.text, first.num_tokens) == ("a", 1)
 
 
 async def test_a_prompt_past_the_window_is_refused_with_both_counts() -> None:
@@ -98,3 +107,29 @@ async def test_a_prompt_past_the_window_is_refused_with_both_counts() -> None:
 async def test_no_messages_is_an_argument_error() -> None:
     with pytest.raises(E_ARG):
         await anext(EchoDriver().generate(GenerationJob(())))
+
+
+async def collect(job: GenerationJob) -> tuple[list[TextDelta], Finished]:
+    *deltas, finished = [item async for item in EchoDriver().generate(job)]
+    assert isinstance(finished, Finished)
+    return [delta for delta in deltas if isinstance(delta, TextDelta)], finished
+
+
+async def test_words_are_tokens_and_it_goes_on_after_any_of_them() -> None:
+    job = GenerationJob((Message("user", "one two two three"),))
+    whole, finished = await collect(job)
+    tokens = [token for delta in whole for token in delta.tokens]
+
+    for size in range(len(tokens) + 1):
+        text = "".join(delta.text for delta in whole[:size])
+        emitted = Emitted(tuple(tokens[:size]), text, whole[0].fingerprint)
+        rest, end = await collect(msgspec.structs.replace(job, emitted=emitted))
+        assert (rest, end) == (whole[size:], finished)
+    assert tokens[1] == tokens[2]
+    assert len(set(tokens)) == 3
+
+
+def test_engines_whose_fingerprints_begin_alike_have_the_same_tokens() -> None:
+    assert have_same_tokens("a-1", "a-2")
+    assert have_same_tokens("a", "a")
+    assert not have_same_tokens("a-1", "b-1")

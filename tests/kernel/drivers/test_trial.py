@@ -2,10 +2,10 @@
 
 from collections.abc import Iterable
 
-from llmos.kernel.drivers.driver import Finished, GenerationJob, TextDelta
+from llmos.kernel.drivers.driver import Emitted, Finished, GenerationJob, TextDelta
 from llmos.kernel.drivers.trial import PROBATION_TOKENS, Flight, choose_running
-from llmos.kernel.executor.protocol import Done, Token
-from llmos.syscalls.types import Usage
+from llmos.kernel.executor.protocol import Done, Generate, Token
+from llmos.syscalls.types import TokenLogprobs, TokenScore, Usage
 
 
 def make_flights(num_flights: int) -> list[Flight]:
@@ -78,14 +78,47 @@ def test_a_suspect_that_runs_goes_on_when_an_earlier_one_is_resumed() -> None:
 
 def test_the_last_text_comes_with_the_result() -> None:
     (flight,) = make_flights(1)
-    done = Done(1, "Hello", (1, 2), (), "stop", Usage(3, 0, 2))
+    flight.fingerprint = "a-1"
+    done = Done(1, "Hello", (0, 2), (), "stop", Usage(3, 0, 2))
 
     flight.take(make_token(1, "Hel"))
     flight.finish(done)
 
     items = [flight.items.get_nowait() for _ in range(3)]
     assert items == [
-        TextDelta("Hel", 1),
-        TextDelta("lo", 2),
+        TextDelta("Hel", 1, (0,), "a-1"),
+        TextDelta("lo", 2, (2,), "a-1"),
         Finished("Hello", (), "stop", done.usage),
     ]
+
+
+def describe(*tokens: int) -> tuple[TokenLogprobs, ...]:
+    return tuple(TokenLogprobs(TokenScore(token, "x", -1.0)) for token in tokens)
+
+
+def test_a_generation_that_another_kernel_began_goes_on_after_its_tokens() -> None:
+    emitted = Emitted((7, 8), "Hel", "a-1", describe(7, 8))
+    flight = Flight(1, GenerationJob((), emitted=emitted))
+
+    request = flight.make_request()
+    flight.take(Token(1, "l", 3, (9,), describe(9)))
+    done = Done(1, "Hello", (7, 8, 9, 2), (), "stop", Usage(3, 0, 4), describe(9, 2))
+    flight.finish(done)
+
+    assert isinstance(request, Generate)
+    assert request.emitted == (7, 8)
+    items = [flight.items.get_nowait() for _ in range(3)]
+    assert items == [
+        TextDelta("l", 3, (9,), "a-1", describe(9)),
+        TextDelta("o", 4, (2,), "a-1", describe(2)),
+        Finished("Hello", (), "stop", done.usage, describe(7, 8, 9, 2)),
+    ]
+
+
+def test_one_that_was_whole_already_has_only_its_result() -> None:
+    flight = Flight(1, GenerationJob((), emitted=Emitted((7, 2), "Hi", "a-1")))
+    done = Done(1, "Hi", (7, 2), (), "stop", Usage(3, 0, 2))
+
+    flight.finish(done)
+
+    assert flight.items.get_nowait() == Finished("Hi", (), "stop", done.usage)

@@ -6,8 +6,8 @@ import msgspec
 import pytest
 
 from llmos.kernel.executor.engine import Engine
-from llmos.kernel.executor.protocol import Done, Generate, Load, Token
-from llmos.syscalls.types import Message, Sampling, ToolSpec
+from llmos.kernel.executor.protocol import Done, Failed, Generate, Load, Token
+from llmos.syscalls.types import Grammar, Message, Sampling, ToolSpec
 
 from .conftest import run
 
@@ -96,3 +96,57 @@ def test_tokens_are_each_sent_once_and_in_order(engine: Engine) -> None:
     assert [sum(len(one.tokens) for one in tokens[: at + 1]) for at in range(len(tokens))] == [
         token.num_tokens for token in tokens
     ]
+
+
+@SAMPLINGS
+@pytest.mark.parametrize("max_tokens", [20, 400])
+def test_one_that_was_whole_already_is_told_without_a_step(
+    engine: Engine, sampling: Sampling, max_tokens: int
+) -> None:
+    request = ask(msgspec.structs.replace(sampling, max_tokens=max_tokens))
+    _, whole = answer(engine, request)
+    num_steps = engine.collect_stats().num_steps
+
+    tokens, again = go_on(engine, request, whole.tokens)
+
+    assert (tokens, describe(again)) == ([], describe(whole))
+    assert engine.collect_stats().num_steps == num_steps
+
+
+def test_one_that_ended_at_a_stop_string_ends_there_again(engine: Engine) -> None:
+    _, free = answer(engine, ask(HOT))
+    request = ask(msgspec.structs.replace(HOT, stop=(free.text[8:12],)))
+    _, whole = answer(engine, request)
+
+    _, again = go_on(engine, request, whole.tokens)
+
+    assert (describe(again), again.finish_reason) == (describe(whole), "stop")
+
+
+@pytest.mark.parametrize("grammar", [Grammar("regex", "[ab]{5}"), Grammar("regex", "a+")])
+def test_one_whose_grammar_is_complete_ends_there_again(engine: Engine, grammar: Grammar) -> None:
+    request = msgspec.structs.replace(ask(HOT), grammar=grammar)
+    _, whole = answer(engine, request)
+
+    for size in range(len(whole.tokens) + 1):
+        _, again = go_on(engine, request, whole.tokens[:size])
+        assert describe(again) == describe(whole)
+
+
+def test_tokens_that_do_not_fit_the_grammar_are_refused(engine: Engine) -> None:
+    request = msgspec.structs.replace(ask(HOT), grammar=Grammar("regex", "[0-9]{5}"))
+    _, free = answer(engine, ask(HOT))
+
+    outputs = run(engine, msgspec.structs.replace(request, emitted=free.tokens[:5]))
+
+    assert [one.error.code for one in outputs if isinstance(one, Failed)] == ["E_GRAMMAR"]
+    assert not engine.has_work
+
+
+def test_tokens_without_text_are_told_as_they_come(engine: Engine) -> None:
+    call = msgspec.structs.replace(ask(HOT, tools=TOOLS), tool_choice="clock")
+
+    tokens, whole = answer(engine, call)
+
+    assert [one.text for one in tokens[:-1]] == [""] * (len(whole.tokens) - 1)
+    assert [one.tokens for one in tokens] == [(token,) for token in whole.tokens]

@@ -10,7 +10,14 @@ import anyio
 import msgspec
 import pytest
 
-from llmos.kernel.drivers.driver import Finished, GenerationJob, Note, TextDelta
+from llmos.kernel.drivers.driver import (
+    Emitted,
+    Finished,
+    GenerationJob,
+    Note,
+    TextDelta,
+    have_same_tokens,
+)
 from llmos.kernel.drivers.life import LIMITS, Limits
 from llmos.kernel.drivers.local import LocalDriver
 from llmos.kernel.executor.protocol import Loaded
@@ -177,20 +184,90 @@ async def test_a_generation_that_is_paused_over_a_death_goes_on(driver: LocalDri
     assert text == whole
 
 
-async def test_a_text_is_not_continued_by_other_weights(make_copy: MakeCopy, log: Path) -> None:
+def change_weights(folder: Path) -> None:
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-4] + b"\0\0\0\0")
+
+
+def change_tokenizer(folder: Path) -> None:
+    path = folder / "tokenizer_config.json"
+    path.write_text(path.read_text() + "\n")
+
+
+async def test_other_weights_go_on_with_a_text_and_it_is_known(
+    make_copy: MakeCopy, log: Path
+) -> None:
+    folder, fingerprints = make_copy("qwen3"), list[str]()
+    driver = LocalDriver(str(folder), log=log)
+
+    def change_and_kill() -> None:
+        change_weights(folder)
+        send(driver, SIGKILL)
+
+    async with aclosing(driver):
+        async for item in driver.generate(make_job("tell me more", 200)):
+            if isinstance(item, TextDelta):
+                if not fingerprints:
+                    change_and_kill()
+                fingerprints.append(item.fingerprint)
+
+    first, last = fingerprints[0], fingerprints[-1]
+    assert first != last
+    assert have_same_tokens(first, last)
+
+
+async def test_a_text_is_not_continued_by_another_tokenizer(make_copy: MakeCopy, log: Path) -> None:
     folder = make_copy("qwen3")
     driver = LocalDriver(str(folder), log=log)
 
     def change_and_kill() -> None:
-        weights = folder / "model.safetensors"
-        weights.write_bytes(weights.read_bytes()[:-4] + b"\0\0\0\0")
+        change_tokenizer(folder)
         send(driver, SIGKILL)
 
     async with aclosing(driver):
-        with pytest.raises(E_MODEL, match="files changed"):
+        with pytest.raises(E_MODEL, match="tokenizer changed") as caught:
             await read_all(driver, make_job("tell me more", 400), at_first_delta=change_and_kill)
 
+        assert caught.value.partial
         assert (await read_all(driver, make_job("hello", 2)))[0]
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+async def test_what_another_kernel_began_is_continued_exactly(
+    driver: LocalDriver, temperature: float
+) -> None:
+    job = make_job("tell me more", 60, temperature=temperature)
+    job = msgspec.structs.replace(
+        job, sampling=msgspec.structs.replace(job.sampling, logprobs=1, stop=("zzzz",))
+    )
+    *deltas, whole = [item async for item in driver.generate(job)]
+    told = [item for item in deltas if isinstance(item, TextDelta)]
+
+    for size in (1, len(told) // 2, len(told) - 1, len(told)):
+        emitted = join(told[:size])
+        *rest, finished = [
+            item async for item in driver.generate(msgspec.structs.replace(job, emitted=emitted))
+        ]
+        assert describe(finished) == describe(whole)
+        assert emitted.text + "".join(one.text for one in rest if isinstance(one, TextDelta)) == (
+            whole.text if isinstance(whole, Finished) else ""
+        )
+
+
+def join(deltas: list[TextDelta]) -> Emitted:
+    return Emitted(
+        tuple(token for one in deltas for token in one.tokens),
+        "".join(one.text for one in deltas),
+        deltas[-1].fingerprint,
+        tuple(score for one in deltas for score in one.logprobs),
+    )
+
+
+def describe(finished: object) -> tuple[object, ...]:
+    """A result, but for what was cached and for how logits of a prefill differ from a decode's."""
+    assert isinstance(finished, Finished)
+    tokens = tuple(one.chosen.token for one in finished.logprobs)
+    return finished.text, tokens, finished.finish_reason, finished.usage.completion_tokens
 
 
 async def test_closing_ends_what_runs(qwen3: Path, log: Path) -> None:

@@ -87,6 +87,18 @@ def test_a_changed_weight_changes_the_fingerprint(copy: Path) -> None:
     assert compute_fingerprint(copy) != before
 
 
+def test_another_tokenizer_changes_the_beginning_of_the_fingerprint(copy: Path) -> None:
+    before, _, weights = compute_fingerprint(copy, "float32").partition("-")
+    other = compute_fingerprint(copy, "int8")
+
+    tokenizer = copy / "tokenizer.json"
+    tokenizer.write_text(tokenizer.read_text() + "\n")
+
+    assert other.startswith(f"{before}-")
+    assert not other.endswith(weights)
+    assert not compute_fingerprint(copy, "float32").startswith(f"{before}-")
+
+
 def test_a_loaded_model_knows_its_layers(qwen3: Path) -> None:
     model = load_model(Load(str(qwen3), dtype="bfloat16", max_model_len=100))
 
