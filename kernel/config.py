@@ -30,6 +30,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     Models run on `device`: "auto" is every GPU, or the host. Together they may have
     `model_memory_share` of its memory; one that nobody has used for `model_idle_seconds` leaves, 0
     is never. Their weights are of `dtype`: "auto" is bfloat16 where it is faster, else float32.
+
+    A process that only waits for `evict_after_seconds` gives up its OS process; 0 is never.
     """
 
     model: Annotated[str, Meta(min_length=1, max_length=4096)] = "demo"
@@ -40,6 +42,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     dtype: Annotated[str, Meta(pattern=r"^(auto|float32|bfloat16|int8)$")] = "auto"
     model_memory_share: Annotated[float, Meta(gt=0.0, le=1.0)] = 0.9
     model_idle_seconds: Annotated[float, Meta(ge=0.0, le=31_536_000.0)] = 600.0
+    evict_after_seconds: Annotated[float, Meta(ge=0.0, le=31_536_000.0)] = 10.0
 
 
 class Config(Settings, frozen=True):

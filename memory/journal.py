@@ -99,6 +99,11 @@ def finish_row(
     connection.exec_driver_sql(FINISH, (*outcome, proof, pid, strand, seq))
 
 
+def forget_calls(connection: Connection, pid: int) -> None:
+    """Remove all calls of a process, which begins anew; the next one is the first of a chain."""
+    connection.exec_driver_sql("DELETE FROM journal WHERE pid = ?", (pid,))
+
+
 async def load(db: Database, pid: int) -> list[JournalRow]:
     """A process's calls in the order in which they began.
 

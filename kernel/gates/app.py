@@ -125,7 +125,10 @@ class _Calls:
         """The next call that is admitted, and whether it comes again; None at the end."""
         try:
             while True:
-                match decode(await self._frames.receive(), _from_app):
+                frame = decode(await self._frames.receive(), _from_app)
+                if self._process.leaving is not None:
+                    return None  # what is not heard has not been said: a replay says it again
+                match frame:
                     case Request() as request:
                         try:
                             return request, admit(self._process, request)

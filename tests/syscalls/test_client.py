@@ -406,7 +406,7 @@ async def test_a_call_that_is_cancelled_after_the_kernel_has_gone_is_only_cancel
         tasks.cancel_scope.cancel()
 
     with pytest.raises(EndOfStream):
-        await system.receive()
+        await system.hear()
 
 
 def test_main_is_async_and_takes_the_system() -> None:
