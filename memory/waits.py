@@ -49,9 +49,12 @@ class Wait(msgspec.Struct, frozen=True):
 def fall_asleep(connection: Connection, waits: Sequence[Wait], now: float) -> bool:
     """Let a process sleep until the first of its waits is over.
 
-    False, and nothing is written, if one of them is already, or its call has ended.
+    False, and nothing is written, if one of them is already, its call has ended, or it is stopped.
     """
     if any(_is_over(connection, wait, now) for wait in waits):
+        return False
+    stopped = "SELECT 1 FROM process WHERE pid = ? AND state = 'STOPPED'"
+    if driver_of(connection).execute(stopped, (waits[0].pid,)).fetchone() is not None:
         return False
     write_waits(connection, waits, now)
     return True
