@@ -228,7 +228,7 @@ class Launcher:
                 processes.change(connection, pid, **columns)
             return is_asleep
 
-        if not await machine.db.write(sleep, owner=pid, keep=True):
+        if not await machine.db.write(sleep, keep=True):
             return False
         is_wanted = process.is_wanted or process.terminal.has_answer(pid)
         if is_wanted or process.killed_by is not None or process.state == "STOPPED":

@@ -65,10 +65,10 @@ class Night:
                 connection, app="a", spec=b"", tenant="local", model="echo", state="NEW",
                 parent=None, created_at=0.0,
             )  # fmt: skip
-            insert_row(
-                connection,
-                JournalRow(pid, "0", 0, "sleep", "wait", b"", "INTENT", None, None, "", "", now, None),
+            row = JournalRow(
+                pid, "0", 0, "sleep", "wait", b"", "INTENT", None, None, "", "", now, None
             )
+            insert_row(connection, row)
             assert waits.fall_asleep(connection, [Wait(pid, "0", 0, "timer", now + seconds)], now)
             return pid
 

@@ -42,7 +42,9 @@ async def test_a_file_from_before_processes_slept_is_brought_on(tmp_path: Path) 
     with sqlite3.connect(path) as old:
         for column in ("num_restarts", "restarted_at"):
             old.execute(f"ALTER TABLE process DROP COLUMN {column}")
-        for name in ("INDEX process_parent", "INDEX process_unfinished", "TABLE wait", "TABLE mail"):
+        for name in ("INDEX process_parent", "INDEX process_unfinished"):
+            old.execute(f"DROP {name}")
+        for name in ("TABLE wait", "TABLE mail"):
             old.execute(f"DROP {name}")
         old.execute("PRAGMA user_version = 3")
     old.close()
