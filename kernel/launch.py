@@ -49,8 +49,6 @@ TOKEN_BYTES = 16
 logger = logging.getLogger(__name__)
 
 
-
-
 class Launcher:
     """Starts, signals and ends processes. See machine.Launcher for the contract."""
 
@@ -353,5 +351,3 @@ class Launcher:
 def _expected_seconds(rows: Iterable[Wait], now: float) -> float | None:
     """How long a process will sleep, if a time wakes it."""
     return min((row.due_at - now for row in rows if row.due_at is not None), default=None)
-
-

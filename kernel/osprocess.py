@@ -29,9 +29,7 @@ class OsProcesses:
         self._zygote = zygote
         self._streams: dict[int, SocketStream] = {}
 
-    async def run(
-        self, process: Process, token: str, log: AppLog
-    ) -> tuple[Exit | None, bool]:
+    async def run(self, process: Process, token: str, log: AppLog) -> tuple[Exit | None, bool]:
         """From fork to reap: the app's last frame, and whether it was lost before that."""
         ending: Exit | None
         try:

@@ -213,9 +213,7 @@ class ProcessTable:
         """Where the end of a process that has not ended will be told."""
         return self._ends.setdefault(pid, End())
 
-    def tell_end(
-        self, pid: int, exit: ProcessExit | None, error: ErrorReply | None
-    ) -> None:
+    def tell_end(self, pid: int, exit: ProcessExit | None, error: ErrorReply | None) -> None:
         """Tell who waits how a process ended, or why it could not go on."""
         end = self._ends.pop(pid, None)
         if end is not None:

@@ -15,7 +15,6 @@ from llmos.syscalls.errors import E_STORAGE
 from .db import Database
 from .schema import process
 
-
 FIND_ROOT = (
     "WITH RECURSIVE line(pid, parent, depth) AS ("
     " SELECT pid, parent, 0 FROM process WHERE pid = ?"

@@ -54,13 +54,16 @@ async def start_asleep(machine: Machine, app: str, workspace: Path) -> Process:
 async def test_a_process_that_sleeps_goes_on_when_its_time_is_over(
     machine: Machine, make_app: MakeApp, tmp_path: Path
 ) -> None:
-    body = ONCE + """
+    body = (
+        ONCE
+        + """
 number = await sys_.random()
 await sys_.print("first")
 await sys_.sleep(0.8)
 await sys_.print("second")
 return number == await sys_.random()
 """
+    )
     process = await start(machine, make_app("sleeper", body), tmp_path)
     await wait_asleep(machine, process.pid)
     assert machine.launcher.os_pid(process.pid) is None
@@ -92,11 +95,14 @@ async def test_a_kernel_that_never_evicts_keeps_it(make_app: MakeApp, tmp_path: 
 async def test_an_app_that_does_something_beside_its_wait_is_left_alone(
     machine: Machine, make_app: MakeApp, tmp_path: Path, beside: str
 ) -> None:
-    body = ONCE + f"""
+    body = (
+        ONCE
+        + f"""
 async def work():
     {beside}
 await sys_.gather(sys_.sleep(0.6), work())
 """
+    )
     process = await start(machine, make_app("busy", body), tmp_path)
 
     assert (await finish(process))[0] == "exited"
@@ -158,7 +164,7 @@ async def test_only_durable_waits_count_as_waiting(attach: Attach) -> None:
     assert (waits, computes) == (True, False)
 
 
-async def test_an_os_process_that_is_gone_shows_no_activity() -> None:
+def test_an_os_process_that_is_gone_shows_no_activity() -> None:
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
 

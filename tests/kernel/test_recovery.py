@@ -55,9 +55,7 @@ async def show(machine: Machine) -> dict[int, ProcessInfo]:
     return {info.pid: info for info in (await list_processes(machine, 100)).processes}
 
 
-async def test_what_was_left_goes_on_and_repeats_nothing(
-    make_app: MakeApp, tmp_path: Path
-) -> None:
+async def test_what_was_left_goes_on_and_repeats_nothing(make_app: MakeApp, tmp_path: Path) -> None:
     pids = await leave_behind(tmp_path, make_app("one", WORKER), make_app("two", WORKER))
 
     async with recovered(tmp_path) as machine:
@@ -103,9 +101,7 @@ async def test_who_should_have_been_woken_meanwhile_is_woken_at_boot(
 async def test_an_app_that_is_gone_hinders_nobody_and_goes_on_when_it_is_back(
     make_app: MakeApp, tmp_path: Path
 ) -> None:
-    gone, other = await leave_behind(
-        tmp_path, make_app("gone", WORKER), make_app("other", WORKER)
-    )
+    gone, other = await leave_behind(tmp_path, make_app("gone", WORKER), make_app("other", WORKER))
     shutil.move(tmp_path / "gone", tmp_path / "elsewhere")
     async with recovered(tmp_path) as machine:
         assert (await wait_record_ended(machine, other)).exit_status == "exited"

@@ -48,9 +48,7 @@ async def test_a_number_is_never_used_twice(db: Database) -> None:
 
 
 async def test_a_full_box_takes_no_more(db: Database) -> None:
-    letters = await db.write(
-        lambda c: [mail.post(c, 1, 9, 1.5, "x") for _ in range(MAX_MAIL + 1)]
-    )
+    letters = await db.write(lambda c: [mail.post(c, 1, 9, 1.5, "x") for _ in range(MAX_MAIL + 1)])
 
     assert [letter is None for letter in letters] == [False] * MAX_MAIL + [True]
     await db.write(lambda connection: mail.empty_box(connection, 1))

@@ -72,8 +72,7 @@ async def test_what_has_ended_is_not_changed_as_what_has_not(db: Database) -> No
     pids = [await add(db, "ask") for _ in range(2)]
     await processes.update(db, pids[0], state="ZOMBIE", ended_at=2.5)
 
-    for pid in pids:
-        await db.write(lambda c: processes.change_unfinished(c, pid, state="STOPPED"))
+    await db.write(lambda c: [processes.change_unfinished(c, pid, state="STOPPED") for pid in pids])
 
     records = [await processes.get(db, pid) for pid in pids]
     assert [record and record.state for record in records] == ["ZOMBIE", "STOPPED"]

@@ -116,9 +116,7 @@ async def test_a_childs_end_wakes_its_parent_whichever_comes_first(
 
 
 @pytest.mark.parametrize("first", ["the message", "the sleep"])
-async def test_a_message_wakes_its_receiver_whichever_comes_first(
-    db: Database, first: str
-) -> None:
+async def test_a_message_wakes_its_receiver_whichever_comes_first(db: Database, first: str) -> None:
     pid = await add(db)
 
     def send(connection: Connection) -> list[int]:
@@ -154,7 +152,7 @@ async def test_timers_begin_anew_when_the_clock_was_set_back(db: Database) -> No
     pid = await add(db)
     await sleep(db, timer(pid, NOW + 5))
 
-    changed = [await db.write(lambda c: waits.begin_anew(c, now)) for now in (NOW + 1, NOW - 500)]
+    changed = await db.write(lambda c: [waits.begin_anew(c, now) for now in (NOW + 1, NOW - 500)])
 
     assert changed == [0, 1]
     assert await waits.next_due(db) == NOW - 495
