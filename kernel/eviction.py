@@ -16,9 +16,10 @@ from llmos.syscalls.ipc import Ask, Receive
 from llmos.syscalls.process import Wait as WaitCall
 from llmos.syscalls.table import TABLE
 from llmos.syscalls.values import Sleep
+from llmos.syscalls.wire import Request
 
 from .machine import Machine
-from .process import CallInFlight, Process
+from .process import Process
 
 LOOKS_PER_THRESHOLD = 4
 _decoders = {
@@ -99,7 +100,7 @@ async def plan_waits(machine: Machine, process: Process, min_seconds: float) -> 
     started = await find_started(machine.db, process.pid)
     now = machine.clock.now()
     waits = [
-        plan_wait(process.pid, call, now, started[key])
+        plan_wait(process.pid, call.request, now, started[key])
         for key, call in process.in_flight.items()
         if key in started
     ]
@@ -107,9 +108,8 @@ async def plan_waits(machine: Machine, process: Process, min_seconds: float) -> 
     return () if is_short or len(waits) < len(process.in_flight) else tuple(waits)
 
 
-def plan_wait(pid: int, call: CallInFlight, now: float, started_at: float) -> Wait:
+def plan_wait(pid: int, request: Request, now: float, started_at: float) -> Wait:
     """The row of one wait that began at `started_at`, which is after `now` on a clock set back."""
-    request = call.request
     began_at = min(started_at, now)
     match _decoders[request.name].decode(request.args):
         case Sleep(seconds):

@@ -11,7 +11,17 @@ import pytest
 from llmos.kernel.listing import list_processes
 from llmos.kernel.machine import Machine
 from llmos.kernel.main import boot
-from llmos.kernel.protocol import Asked, Ended, Input, Output, Refused, Resume, Run, Started
+from llmos.kernel.protocol import (
+    Asked,
+    Ended,
+    Input,
+    Interrupt,
+    Output,
+    Refused,
+    Resume,
+    Run,
+    Started,
+)
 from llmos.memory.journal import read_output
 from llmos.syscalls.process import ProcessInfo
 
@@ -238,6 +248,8 @@ async def test_a_process_has_one_person(make_app: MakeApp, tmp_path: Path) -> No
         await second.send(Resume(pid))
 
         refused = await second.hear(Refused)
+        await first.send(Interrupt())
+        await first.hear(Ended)
 
     assert (refused.error.code, refused.error.field) == ("E_ARG", "pid")
     assert refused.error.message == f"process {pid} has a person already"
