@@ -5,8 +5,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from .types import Name, Pid, Text
-from .values import MAX_SLEEP_SECONDS
+from .types import MAX_SLEEP_SECONDS, Name, Pid, Text
 
 MAX_LETTER_CHARS = 65_536
 
