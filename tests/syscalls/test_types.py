@@ -11,7 +11,16 @@ from hypothesis import strategies as st
 from llmos.syscalls.files import ReadFile
 from llmos.syscalls.memory import Recall, Remember
 from llmos.syscalls.process import Ps
-from llmos.syscalls.types import MAX_SEED, Message, Pid, Sampling, Seq, Strand, ToolCall
+from llmos.syscalls.types import (
+    MAX_SEED,
+    MAX_SLEEP_SECONDS,
+    Message,
+    Pid,
+    Sampling,
+    Seq,
+    Strand,
+    ToolCall,
+)
 from llmos.syscalls.values import Sleep
 from llmos.syscalls.wire import decode, encode
 
