@@ -14,8 +14,8 @@ import anyio
 
 from llmos.memory import processes, waits
 from llmos.memory.db import Connection
-from llmos.memory.journal import JournalRow, load, read_output
-from llmos.memory.processes import ProcessRecord
+from llmos.memory.journal import JournalRow, count_printed_chars, load
+from llmos.memory.processes import Left, ProcessRecord
 from llmos.syscalls.errors import E_ARG, E_STORAGE, SyscallError
 from llmos.syscalls.process import ProcessExit, SignalName
 from llmos.syscalls.runtime import EXIT_KILLED
@@ -35,10 +35,10 @@ logger = logging.getLogger(__name__)
 
 
 class Past(NamedTuple):
-    """What a process that is to go on has done: its calls and its output."""
+    """What a process that is to go on has done: its calls, and how much it has written."""
 
     rows: list[JournalRow]
-    output: str
+    num_printed_chars: int
 
 
 class Sleepers:
@@ -52,19 +52,18 @@ class Sleepers:
     async def resume(self, pid: int, terminal: Terminal) -> Process:
         """See machine.Launcher."""
         async with self._changing:
-            record = await self._find_left(pid)
-            process = await self._revive(record, terminal)
+            process = await self._revive(await self._find_left(pid), terminal)
         say_that_it_goes_on(process)
         return process
 
     async def bring_back(self, pid: int) -> None:
         """See machine.Launcher."""
         async with self._changing:
-            record = await processes.get(self._machine.db, pid)
-            if record is None or not self._is_to_go_on(record):
+            left = await processes.find_left(self._machine.db, pid)
+            if left is None or not self._is_to_go_on(left.record):
                 return
             try:
-                process = await self._revive(record, await self._find_terminal(pid))
+                process = await self._revive(left, self._find_terminal(left.root))
             except SyscallError as error:
                 if isinstance(error, E_STORAGE) and error.retry_after_seconds is not None:
                     raise
@@ -76,26 +75,30 @@ class Sleepers:
         """See machine.Launcher."""
         async with self._changing:
             process = self._machine.table.get(pid)
-            record = await self._find_left(pid) if process is None else None
-            terminal = await self._find_terminal(pid) if process is None else process.terminal
+            left = None
+            if process is not None:
+                terminal = process.terminal
+            else:
+                left = await self._find_left(pid)
+                terminal = self._find_terminal(left.root)
             if terminal.is_attended:
                 raise E_ARG(f"process {pid} has a person already", field="pid")
-            revived = await self._revive(record, terminal) if record is not None else None
+            revived = await self._revive(left, terminal) if left is not None else None
             terminal.attend(pid)
         if revived is not None:
             say_that_it_goes_on(revived)
         return terminal
 
-    async def _find_left(self, pid: int) -> ProcessRecord:
-        """The record of a process that neither lives nor has ended. E_ARG."""
+    async def _find_left(self, pid: int) -> Left:
+        """A process that neither lives nor has ended. E_ARG."""
         self._require_gone(pid)
-        record = await processes.get(self._machine.db, pid)
-        if record is None:
+        left = await processes.find_left(self._machine.db, pid)
+        if left is None:
             raise E_ARG(f"there is no process {pid}", field="pid")
-        if record.ended_at is not None:
-            how, again = describe_end(record), name_command(record)
+        if left.record.ended_at is not None:
+            how, again = describe_end(left.record), name_command(left.record)
             raise E_ARG(f"process {pid} has ended{how}; fix: {again}", field="pid")
-        return record
+        return left
 
     def _require_gone(self, pid: int) -> None:
         if self._machine.table.get(pid) is not None:
@@ -105,26 +108,25 @@ class Sleepers:
         has_to_wait = record.ended_at is not None or record.state in ("EVICTED", "STOPPED")
         return not has_to_wait and self._machine.table.get(record.pid) is None
 
-    async def _find_terminal(self, pid: int) -> Terminal:
-        """The terminal of a process's family, or a place for one."""
-        root = await processes.find_root(self._machine.db, pid)
+    def _find_terminal(self, root: int) -> Terminal:
+        """The terminal of a family, or a place for one."""
         return self._machine.table.terminals.get(root) or Terminal(is_attended=False)
 
-    async def _revive(self, record: ProcessRecord, terminal: Terminal) -> Process:
+    async def _revive(self, left: Left, terminal: Terminal) -> Process:
         """Bring a process to life, which replays its journal first."""
-        machine, pid = self._machine, record.pid
+        machine, record, pid = self._machine, left.record, left.record.pid
         machine.degraded.require_store()
         spec = decode_spec(record)
         require_folder(spec.workspace)
         manifest = find_app(spec.app, Path(spec.workspace))
-        past = await read_past(machine, pid)
-        root = await processes.find_root(machine.db, pid)
-        await machine.db.write(lambda connection: _awaken(connection, record), owner=pid)
+        rows = await load(machine.db, pid)
+        if record.state == waits.ASLEEP or record.result is not None:
+            await machine.db.write(lambda connection: _awaken(connection, pid), owner=pid)
         self._require_gone(pid)  # somebody else may have been faster
         process = Process(pid, record.parent, manifest, spec, machine.clock.now())
-        process.root = root
+        process.root = left.root
         process.state = "STOPPED" if record.state == "STOPPED" else "NEW"
-        begin_again(process, past)
+        begin_again(process, Past(rows, left.num_printed_chars))
         process.prompt_tokens = max(process.prompt_tokens, record.prompt_tokens)
         process.completion_tokens = max(process.completion_tokens, record.completion_tokens)
         self._begin(process, terminal)
@@ -144,12 +146,14 @@ class Sleepers:
             process = self._machine.table.get(pid)
             if process is not None:
                 return process
-            record = await processes.get(self._machine.db, pid)
-            if record is None or record.ended_at is not None or tenant not in (None, record.tenant):
+            left = await processes.find_left(self._machine.db, pid)
+            if left is None or left.record.ended_at is not None:
+                return None
+            if tenant not in (None, left.record.tenant):
                 return None
             if name in DEADLY:
-                return await self._end(record, sender)
-            if name == "STOP" or record.state == "STOPPED":
+                return await self._end(left, sender)
+            if name == "STOP" or left.record.state == "STOPPED":
                 await self._stop_or_continue(pid, name)
             return Bereaved(woken=(pid,) if name == "CONT" else ())
 
@@ -161,38 +165,38 @@ class Sleepers:
 
         await self._machine.db.write(mark, owner=pid, keep=True)
 
-    async def _end(self, record: ProcessRecord, sender: str) -> Bereaved:
+    async def _end(self, left: Left, sender: str) -> Bereaved:
         """End a process that does not live."""
-        machine, pid, error = self._machine, record.pid, killed(record.pid, sender)
+        machine, record, pid = self._machine, left.record, left.record.pid
+        error = killed(pid, sender)
         ended = ProcessExit(pid, "killed", EXIT_KILLED, "", f"{error.code}: {error.message}")
         try:
             num_tokens = count_tokens(await load(machine.db, pid))
         except E_STORAGE:  # damaged, which is no reason to live
             num_tokens = (0, 0)
         known = (record.prompt_tokens, record.completion_tokens)
-        terminal = await self._find_terminal(pid)
-        left = await write_end(machine, ended, max(num_tokens, known))
-        terminal.forget(pid)
+        bereaved = await write_end(machine, ended, max(num_tokens, known))
+        self._find_terminal(left.root).forget(pid)
         machine.models.hint(pid, "gone")
         machine.table.tell_end(pid, ended, error)
-        return left
+        return bereaved
 
 
-def _awaken(connection: Connection, record: ProcessRecord) -> None:
+def _awaken(connection: Connection, pid: int) -> None:
     """A process that slept, or could not go on, does."""
-    waits.wake(connection, [record.pid])
-    if record.result is not None:
-        processes.change_unfinished(connection, record.pid, result=None)
+    waits.wake(connection, [pid])
+    processes.change_unfinished(connection, pid, result=None)
 
 
 async def read_past(machine: Machine, pid: int) -> Past:
     """What a process has done. E_STORAGE if its journal is damaged."""
-    return Past(await load(machine.db, pid), await read_output(machine.db, pid))
+    rows = await load(machine.db, pid)
+    return Past(rows, await machine.db.read(lambda c: count_printed_chars(c, pid)))
 
 
 def begin_again(process: Process, past: Past) -> None:
     """Let a process go on from its journal, which holds all that it has done."""
-    process.begin_again(past.rows, count_tokens(past.rows), len(past.output))
+    process.begin_again(past.rows, count_tokens(past.rows), past.num_printed_chars)
 
 
 def say_that_it_goes_on(process: Process) -> None:

@@ -4,7 +4,7 @@ Pids count up and are never used twice. What an app was started with is the kern
 in `spec`; the other columns are what listings show.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 from sqlalchemy import Connection, insert, select
@@ -13,6 +13,7 @@ from sqlalchemy import update as update_table
 from llmos.syscalls.errors import E_STORAGE
 
 from .db import Database
+from .journal import count_printed_chars
 from .schema import process
 
 FIND_ROOT = (
@@ -117,8 +118,22 @@ def find_children(connection: Connection, pid: int) -> tuple[int, ...]:
     return tuple(connection.exec_driver_sql(query, (pid,)).scalars())
 
 
-async def find_root(db: Database, pid: int) -> int:
-    """The first of a process's ancestors; itself if it has none."""
-    return await db.read(
-        lambda connection: int(connection.exec_driver_sql(FIND_ROOT, (pid,)).scalar_one())
-    )
+class Left(NamedTuple):
+    """A process that does not live, its first ancestor, and how much it has written."""
+
+    record: ProcessRecord
+    root: int
+    num_printed_chars: int
+
+
+async def find_left(db: Database, pid: int) -> Left | None:
+    """What there is of a process, if there ever was one of that pid: in one read."""
+
+    def query(connection: Connection) -> Left | None:
+        record = find(connection, pid)
+        if record is None:
+            return None
+        root = connection.exec_driver_sql(FIND_ROOT, (pid,)).scalar_one()
+        return Left(record, int(root), count_printed_chars(connection, pid))
+
+    return await db.read(query)

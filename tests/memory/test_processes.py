@@ -1,9 +1,12 @@
 """The table of processes."""
 
+from functools import partial
+
 import pytest
 
 from llmos.memory import processes
 from llmos.memory.db import Database
+from llmos.memory.journal import append_output
 from llmos.syscalls.errors import E_STORAGE
 
 pytestmark = pytest.mark.anyio
@@ -72,7 +75,8 @@ async def test_what_has_ended_is_not_changed_as_what_has_not(db: Database) -> No
     pids = [await add(db, "ask") for _ in range(2)]
     await processes.update(db, pids[0], state="ZOMBIE", ended_at=2.5)
 
-    await db.write(lambda c: [processes.change_unfinished(c, pid, state="STOPPED") for pid in pids])
+    for pid in pids:
+        await db.write(partial(processes.change_unfinished, pid=pid, state="STOPPED"))
 
     records = [await processes.get(db, pid) for pid in pids]
     assert [record and record.state for record in records] == ["ZOMBIE", "STOPPED"]
@@ -86,7 +90,17 @@ async def test_a_family_is_found_by_its_first_ancestor_and_its_living_children(
     grandchild, gone = await add(db, "ask", parent=child), await add(db, "ask", parent=child)
     await processes.update(db, gone, state="ZOMBIE", ended_at=2.5)
 
-    roots = [await processes.find_root(db, pid) for pid in (root, child, grandchild)]
+    found = [await processes.find_left(db, pid) for pid in (root, child, grandchild)]
 
-    assert roots == [root] * 3
+    assert [left and left.root for left in found] == [root] * 3
     assert await db.read(lambda c: processes.find_children(c, child)) == (grandchild,)
+
+
+async def test_what_there_is_of_a_process_is_found_in_one_read(db: Database) -> None:
+    pid = await add(db, "ask")
+    await db.write(lambda connection: append_output(connection, pid, "zwölf"))
+
+    found = await processes.find_left(db, pid)
+
+    assert found == (await processes.get(db, pid), pid, 5)
+    assert await processes.find_left(db, pid + 1) is None
