@@ -45,6 +45,7 @@ from .terminal import Terminal
 from .zygote import Zygote
 
 MAX_PROCESSES = 200
+NUM_KEPT_FREE = 20  # so that a storm of sleepers leaves room for who comes
 TOKEN_BYTES = 16
 logger = logging.getLogger(__name__)
 
@@ -65,8 +66,11 @@ class Launcher:
 
     @property
     def has_room(self) -> bool:
-        """Whether one process more may live."""
-        return len(self._machine.table) + len(self._unborn) < MAX_PROCESSES
+        """Whether one process more may be woken."""
+        return self._count() < MAX_PROCESSES - NUM_KEPT_FREE
+
+    def _count(self) -> int:
+        return len(self._machine.table) + len(self._unborn)
 
     def prepare(
         self,
@@ -79,7 +83,7 @@ class Launcher:
         parent: Process | None,
     ) -> Birth:
         """Check what can be wrong with a new process. Raises E_ARG, E_PERM, E_LIMIT or E_KERNEL."""
-        if not self.has_room:
+        if self._count() >= MAX_PROCESSES:
             raise E_LIMIT(
                 f"{MAX_PROCESSES} processes live, which is the limit; fix: wait for one to end",
                 field="processes",

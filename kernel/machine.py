@@ -110,7 +110,7 @@ class Launcher(Protocol):
 
     @property
     def has_room(self) -> bool:
-        """Whether one process more may live."""
+        """Whether one process more may be woken."""
         ...
 
 

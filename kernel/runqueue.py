@@ -16,6 +16,7 @@ from llmos.syscalls.errors import E_STORAGE
 from .machine import Machine
 
 MAX_DUE_AT_ONCE = 64
+MAX_STARTING = 8  # more at once would only be slower, each of them
 MAX_NAP_SECONDS = 60.0  # the clock may be set forward, or the machine suspended
 RETRY_SECONDS = 5.0
 ROOM_SECONDS = 1.0
@@ -103,9 +104,17 @@ class RunQueue:
         )
 
     async def _wait_for_room(self) -> None:
+        """Wait until one process more may live, and few others are about to begin.
+
+        Of what is given up unborn, or dies before it begins, nobody tells: hence the time.
+        """
+        table = self._machine.table
         while not self._machine.launcher.has_room:
-            with anyio.move_on_after(ROOM_SECONDS):  # of what is given up unborn nobody tells
-                await self._machine.table.wait_changed()
+            with anyio.move_on_after(ROOM_SECONDS):
+                await table.wait_changed()
+        while len(starting := [one for one in table if one.state == "NEW"]) >= MAX_STARTING:
+            with anyio.move_on_after(ROOM_SECONDS):
+                await starting[0].greeted.wait()
 
     async def _nap(self) -> None:
         """Sleep until somebody is due, or this is poked."""

@@ -115,7 +115,7 @@ class _Calls:
         self._workers.cancel_scope.cancel()
 
     def _let_another_receive(self) -> None:
-        if self._follower is None:
+        if self._follower is None or self._follower.done():  # done: it was cancelled
             self._workers.start_soon(self._work)
         else:
             self._follower.set_result(None)

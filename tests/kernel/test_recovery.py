@@ -177,6 +177,20 @@ async def test_nobody_waits_for_what_was_brought_back(make_app: MakeApp, tmp_pat
             await machine.wait_idle()
 
 
+async def test_the_end_of_what_was_brought_back_and_killed_is_waited_for(
+    make_app: MakeApp, tmp_path: Path
+) -> None:
+    (pid,) = await leave_behind(tmp_path, make_app("long", "await sys_.print('x')\n" + LONG))
+
+    async with recovered(tmp_path, 0) as machine:
+        with anyio.fail_after(20):
+            while machine.table.get(pid) is None:
+                await anyio.lowlevel.checkpoint()
+            assert await machine.launcher.deliver(pid, "TERM")
+            await machine.wait_idle()
+        assert (await read_record(machine, pid)).exit_status == "killed"
+
+
 # -- a person comes
 
 

@@ -11,7 +11,7 @@ from llmos.kernel.clock import VirtualClock
 from llmos.kernel.config import load_config
 from llmos.kernel.machine import Machine
 from llmos.kernel.main import assemble
-from llmos.kernel.runqueue import MAX_DUE_AT_ONCE, MAX_NAP_SECONDS, RunQueue
+from llmos.kernel.runqueue import MAX_DUE_AT_ONCE, MAX_NAP_SECONDS, MAX_STARTING, RunQueue
 from llmos.memory import processes, waits
 from llmos.memory.db import Connection, Database
 from llmos.memory.journal import JournalRow, insert_row
@@ -129,6 +129,17 @@ async def test_who_is_due_waits_for_room(night: Night) -> None:
 
     night.bed.has_room = True
     night.machine.table.tell_end(99, None, None)
+
+    assert await night.pass_time(0) == [pid]
+
+
+async def test_few_begin_at_a_time(night: Night, tmp_path: Path) -> None:
+    others = [await make_process(night.machine, tmp_path) for _ in range(MAX_STARTING)]
+    pid = await night.put_to_sleep(1)
+    assert await night.pass_time(2) == []
+
+    others[0].state = "READY"
+    others[0].greeted.set()
 
     assert await night.pass_time(0) == [pid]
 
