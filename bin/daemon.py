@@ -21,12 +21,16 @@ def main() -> None:
 
 
 async def serve(config: Config) -> int:
-    """Boot, load the default model, and stay until Shutdown, SIGTERM, SIGINT or SIGHUP."""
+    """Boot, load the default model, let go on what was left, and stay until told to stop.
+
+    Shutdown, SIGTERM, SIGINT and SIGHUP tell it.
+    """
     told = anyio.Event()
     async with anyio.create_task_group() as group:
         group.start_soon(_watch_signals, told)
         async with boot(config) as machine:
             machine.prepare_model(None)
+            machine.launcher.recover()
             group.start_soon(_relay, machine.stopping, told)
             await told.wait()
         group.cancel_scope.cancel()

@@ -1,7 +1,7 @@
 """`llmos ps`, `log` and `kill`: see processes and signal them."""
 
 import os
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
 from datetime import datetime
 from typing import Any, TypeVar, get_args
@@ -21,7 +21,7 @@ from llmos.kernel.protocol import (
     ReadLog,
 )
 from llmos.syscalls.errors import E_KERNEL
-from llmos.syscalls.process import ProcessInfo, SignalName
+from llmos.syscalls.process import ProcessInfo, SignalName, Waiting
 
 from .connection import Connection, KernelGone, reach_kernel, run_client
 from .failure import EXIT_STATE, show_failure
@@ -42,9 +42,48 @@ def ps(limit: int, as_json: bool) -> int:
     if as_json:
         print_json(found)
     else:
-        header = ("PID", "PARENT", "STATE", "EXIT", "TOKENS", "MODEL", "STARTED", "APP")
-        print_table(header, map(_process_row, found))
+        show_processes(found)
     return 0
+
+
+def show_processes(found: Sequence[ProcessInfo]) -> None:
+    """Print a table; what a process waits for has a column where one does."""
+    header: tuple[str, ...] = ("PID", "PARENT", "STATE", "EXIT", "TOKENS", "MODEL", "STARTED")
+    waits = [describe_waits(info) for info in found]
+    if any(waits):
+        header = (*header, "WAITS")
+    rows = []
+    for info, waiting in zip(found, waits, strict=True):
+        *before, command = _process_row(info)
+        rows.append((*before, waiting or "-", command) if any(waits) else (*before, command))
+    print_table((*header, "APP"), rows)
+
+
+def describe_waits(info: ProcessInfo) -> str:
+    """What wakes a process that sleeps, or why one that was left does not go on."""
+    return info.left_because or ", ".join(map(_describe_wait, info.waits))
+
+
+def _describe_wait(wait: Waiting) -> str:
+    match wait.kind:
+        case "timer":
+            return f"until {_show_time(wait.due_at)}"
+        case "restart":
+            return f"until {_show_time(wait.due_at)}, to start again"
+        case "child":
+            return f"for process {wait.pid}"
+        case "person":
+            return "for a person"
+        case "message":
+            return "for mail" + (f" until {_show_time(wait.due_at)}" if wait.due_at else "")
+
+
+def _show_time(at: float | None) -> str:
+    """A time of today by the clock, any other one with its date."""
+    if at is None:
+        return "-"
+    then, now = datetime.fromtimestamp(at), datetime.now()
+    return then.strftime("%H:%M:%S" if then.date() == now.date() else "%m-%d %H:%M:%S")
 
 
 @click.command()

@@ -27,7 +27,9 @@ model_option = click.option(
 @click.command(context_settings=APP_WORDS)
 @click.option("-d", "--detach", is_flag=True, help="Print the pid and leave the app running.")
 @model_option
-@click.option("--resume", "resume_pid", type=int, metavar="PID", help="Go on with a process.")
+@click.option(
+    "--resume", "resume_pid", type=int, metavar="PID", help="Come to a process that runs or sleeps."
+)
 @click.argument("app", required=False)
 @click.argument("args", nargs=-1, type=click.UNPROCESSED)
 def run(

@@ -33,6 +33,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     Text is streamed and shown at once (`output_commit` "fast") where a model promises to go on
     after a crash exactly as it began, or when its tokens are durable ("strict").
+
+    A process that only waits for `evict_after_seconds` gives up its OS process; 0 is never.
     """
 
     model: Annotated[str, Meta(min_length=1, max_length=4096)] = "demo"
@@ -44,6 +46,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     model_memory_share: Annotated[float, Meta(gt=0.0, le=1.0)] = 0.9
     model_idle_seconds: Annotated[float, Meta(ge=0.0, le=31_536_000.0)] = 600.0
     output_commit: Literal["fast", "strict"] = "fast"
+    evict_after_seconds: Annotated[float, Meta(ge=0.0, le=31_536_000.0)] = 10.0
 
 
 class Config(Settings, frozen=True):

@@ -1,70 +1,53 @@
 """Launch: from an app's name to a running process, and from its end to a record.
 
 The launcher owns a process's life cycle. It starts a task per process: fork, serve its calls,
-reap, write how it ended, tell who waits.
+reap, write how it ended, tell who waits. A process that sleeps or was left behind has no task and
+no control block: it is its record, its journal and its waits, until it is brought back.
 """
 
 import logging
-import os
 import secrets
-import shlex
 import signal
-import socket
-from contextlib import aclosing
-from functools import partial
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
 from weakref import WeakValueDictionary
 
 import anyio
 import msgspec
 
-from llmos.memory import processes
-from llmos.memory.chunks import delete_all_chunks
+from llmos.memory import processes, waits
 from llmos.memory.db import Connection
-from llmos.memory.journal import JournalRow, load, read_output
-from llmos.memory.processes import ProcessRecord
-from llmos.syscalls.errors import (
-    E_APP,
-    E_ARG,
-    E_CANCELLED,
-    E_FRAME,
-    E_KERNEL,
-    E_LIMIT,
-    E_STORAGE,
-    ErrorReply,
-    SyscallError,
-)
-from llmos.syscalls.process import ExitStatus, ProcessExit, SignalName
-from llmos.syscalls.runtime import EXIT_CODES, EXIT_FAILED, EXIT_KILLED, Program
-from llmos.syscalls.stream import BytesOnlyStream, SocketStream
-from llmos.syscalls.wire import Deliver, Exit, encode_frame
+from llmos.memory.waits import Wait
+from llmos.syscalls.errors import E_KERNEL, E_LIMIT, E_STORAGE, SyscallError
+from llmos.syscalls.process import SignalName, State
+from llmos.syscalls.wire import Exit
 
 from .applog import AppLog
 from .capability import narrow
 from .codehash import identify_code
-from .gates.app import serve_app
-from .listing import decode_spec, shorten
+from .ending import Bereaved, judge, was_cut_off, write_end
 from .machine import Birth, Machine
 from .manifest import find_app
+from .osprocess import OsProcesses
 from .process import TENANT, Process, ProcessSpec
-from .protocol import Notice
-from .replay import count_tokens
+from .restart import restart
+from .runqueue import RunQueue
+from .sleepers import (
+    DEADLY,
+    Sleepers,
+    begin_again,
+    note_why_left,
+    read_past,
+    require_folder,
+    say_that_it_goes_on,
+)
 from .terminal import Terminal
 from .zygote import Zygote
 
 MAX_PROCESSES = 200
+NUM_KEPT_FREE = 20  # so that a storm of sleepers leaves room for who comes
 TOKEN_BYTES = 16
-LAST_WORDS_SECONDS = 1.0
-DEADLY = ("TERM", "KILL")
 logger = logging.getLogger(__name__)
-
-
-class Past(NamedTuple):
-    """What a process that is to go on has done: its calls and its output."""
-
-    rows: list[JournalRow]
-    output: str
 
 
 class Launcher:
@@ -73,11 +56,21 @@ class Launcher:
     def __init__(self, machine: Machine, zygote: Zygote) -> None:
         self._machine = machine
         self._zygote = zygote
-        self._streams: dict[int, SocketStream] = {}
+        self._os_processes = OsProcesses(machine, zygote)
         # What was prepared counts as a process, until it starts or is given up by its caller.
         self._unborn: WeakValueDictionary[int, Birth] = WeakValueDictionary()
+        self.run_queue = RunQueue(machine)
+        self._sleepers = Sleepers(machine, self._begin)
 
     # -- birth
+
+    @property
+    def has_room(self) -> bool:
+        """Whether one process more may be woken."""
+        return self._count() < MAX_PROCESSES - NUM_KEPT_FREE
+
+    def _count(self) -> int:
+        return len(self._machine.table) + len(self._unborn)
 
     def prepare(
         self,
@@ -90,14 +83,14 @@ class Launcher:
         parent: Process | None,
     ) -> Birth:
         """Check what can be wrong with a new process. Raises E_ARG, E_PERM, E_LIMIT or E_KERNEL."""
-        if len(self._machine.table) + len(self._unborn) >= MAX_PROCESSES:
+        if self._count() >= MAX_PROCESSES:
             raise E_LIMIT(
                 f"{MAX_PROCESSES} processes live, which is the limit; fix: wait for one to end",
                 field="processes",
             )
         self._zygote.require_working()
         self._machine.degraded.require_store()
-        _require_folder(workspace)
+        require_folder(workspace)
         manifest = find_app(app, Path(workspace))
         capabilities = manifest.capabilities
         if parent is not None:
@@ -133,39 +126,59 @@ class Launcher:
         """Bring a recorded process to life."""
         self._unborn.pop(id(birth), None)
         process = Process(pid, birth.parent, birth.manifest, birth.spec, self._machine.clock.now())
+        parent = self._machine.table.get(birth.parent) if birth.parent is not None else None
+        if parent is not None:
+            process.root, process.is_brought_back = parent.root, parent.is_brought_back
+        self._begin(process, terminal)
+        return process
+
+    def _begin(self, process: Process, terminal: Terminal) -> None:
         process.terminal = terminal
+        self._machine.table.terminals[process.root] = terminal
         self._machine.table.add(process)
         self._machine.tasks.start_soon(self._live, process)
-        return process
+
+    # -- return
 
     async def resume(self, pid: int, terminal: Terminal) -> Process:
-        """Bring a process back whose kernel died; E_ARG if there is none to bring back."""
-        self._require_gone(pid)
-        record = await processes.get(self._machine.db, pid)
-        if record is None:
-            raise E_ARG(f"there is no process {pid}", field="pid")
-        if record.ended_at is not None:
-            raise E_ARG(
-                f"process {pid} has ended{_how(record)}; fix: {_again(record)}", field="pid"
-            )
-        self._machine.degraded.require_store()
-        spec = decode_spec(record)
-        _require_folder(spec.workspace)
-        past = await self._read_past(pid)
-        manifest = find_app(spec.app, Path(spec.workspace))
-        self._require_gone(pid)  # somebody else may have been faster
-        process = self.start(pid, Birth(manifest, record.parent, spec), terminal)
-        _go_on(process, past)
-        return process
+        """Bring back a process that does not live, at this terminal; E_ARG if there is none."""
+        return await self._sleepers.resume(pid, terminal)
 
-    def _require_gone(self, pid: int) -> None:
-        if self._machine.table.get(pid) is not None:
-            raise E_ARG(f"process {pid} is running", field="pid")
+    async def bring_back(self, pid: int) -> None:
+        """Let a process go on that was woken or left behind, if it still is to go on.
+
+        One that cannot stays as it is, with the reason in its record. E_STORAGE while the store
+        fails.
+        """
+        await self._sleepers.bring_back(pid)
+
+    async def attach(self, pid: int) -> Terminal:
+        """Bring a person to a process that lives, sleeps or was left behind; its terminal.
+
+        E_ARG when it has ended or has a person, and what `resume` raises.
+        """
+        return await self._sleepers.attach(pid)
+
+    def wake(self, pids: Iterable[int]) -> None:
+        """Let processes go on that were taken out of their sleep, as soon as there is room."""
+        self.run_queue.add(pids)
+
+    def recover(self) -> None:
+        """Let go on what the kernel before this one left behind, and wake whoever is due."""
+        self.run_queue.recover()
+
+    async def wake_if_asleep(self, pid: int) -> None:
+        """Something has come that no row tells of: a person's answer."""
+        process = self._machine.table.get(pid)
+        if process is not None:
+            process.is_wanted = True
+        else:
+            self.wake(await self._machine.db.write(lambda c: waits.wake(c, [pid]), keep=True))
 
     # -- life
 
     async def _live(self, process: Process) -> None:
-        """A process's whole life in this kernel.
+        """A process's whole life until it ends or sleeps.
 
         When the zygote dies it takes the OS process along; then the process goes on in another one
         and replays its journal, as after the death of a kernel.
@@ -175,11 +188,20 @@ class Launcher:
         try:
             while True:
                 await self._zygote.wait_up()
-                ending, is_lost = await self._run(process, log)
-                if not is_lost or process.killed_by is not None:
+                token = secrets.token_hex(TOKEN_BYTES)
+                ending, is_lost = await self._os_processes.run(process, token, log)
+                is_evicted = process.leaving is not None and was_cut_off(ending)
+                if process.killed_by is None and is_evicted and await self._fall_asleep(process):
+                    return
+                if process.killed_by is not None or not (is_lost or is_evicted):
+                    if await restart(self._machine, process, ending):
+                        self.run_queue.poke()
+                        return
                     break
                 await self._machine.db.flush()  # what its calls did before they were cut off
-                _go_on(process, await self._read_past(process.pid))
+                begin_again(process, await read_past(self._machine, process.pid))
+                if is_lost:
+                    say_that_it_goes_on(process)
         except SyscallError as error:
             if process.killed_by is None:
                 self._leave(process, error)
@@ -187,67 +209,37 @@ class Launcher:
             ending = None
         await self._bury(process, ending, log)
 
-    async def _run(self, process: Process, log: AppLog) -> tuple[Exit | None, bool]:
-        """One OS process from fork to reap: its last frame, and whether it was lost before that."""
-        token = secrets.token_hex(TOKEN_BYTES)
-        ending: Exit | None
-        try:
-            (call_end, app_end), (log_end, app_log_end) = _open_sockets()
-        except OSError as error:
-            reason = f"no sockets for the app: {error.strerror}; fix: raise the limit (ulimit -n)"
-            return _refuse(E_LIMIT(reason, field="descriptors")), False
-        stream = await BytesOnlyStream.adopt(call_end)
-        log_stream = await SocketStream.adopt(log_end)
-        async with aclosing(stream), aclosing(log_stream), anyio.create_task_group() as tasks:
-            tasks.start_soon(log.relay, log_stream)
-            self._streams[process.pid] = stream
-            try:
-                await self._zygote.fork(self._program(process, token), app_end, app_log_end)
-            except E_LIMIT as error:
-                ending, is_lost = _refuse(error), False
-                tasks.cancel_scope.cancel()
-            else:
-                self._deliver_early_signals(process)
-                ending = await self._serve(process, stream, token)
-                is_lost = await self._reap(process) is None and _was_cut_off(ending)
-                tasks.cancel_scope.deadline = anyio.current_time() + LAST_WORDS_SECONDS
-        del self._streams[process.pid]
-        return ending, is_lost
+    def evict(self, process: Process, waits: Sequence[Wait]) -> None:
+        """Take a process its OS process; it sleeps until one of these waits is over."""
+        process.leaving, process.is_wanted = tuple(waits), False
+        self._zygote.send_signal(process.pid, signal.SIGKILL)
 
-    async def _read_past(self, pid: int) -> Past:
-        return Past(await load(self._machine.db, pid), await read_output(self._machine.db, pid))
+    async def _fall_asleep(self, process: Process) -> bool:
+        """Let go of a process whose OS process is gone; False if it is to go on at once.
 
-    def _deliver_early_signals(self, process: Process) -> None:
-        """What was sent before there was an OS process: nothing of it has run yet."""
-        if process.killed_by is not None:
-            self._zygote.send_signal(process.pid, signal.SIGKILL)
-        elif process.state == "STOPPED":
-            self._zygote.send_signal(process.pid, signal.SIGSTOP)
+        What fires a wait in the meantime finds its row, or is found when that is written; what
+        has no row, a signal or an answer, is seen at the end, after which the record decides.
+        """
+        machine, pid, rows = self._machine, process.pid, process.leaving or ()
+        tokens = (process.prompt_tokens, process.completion_tokens)
 
-    async def _serve(self, process: Process, stream: SocketStream, token: str) -> Exit | None:
-        """Serve calls to the end. What a dead app has left may still hold its socket open."""
+        def sleep(connection: Connection) -> bool:
+            columns = dict(zip(("prompt_tokens", "completion_tokens"), tokens, strict=True))
+            is_asleep = waits.fall_asleep(connection, rows, machine.clock.now())
+            if is_asleep:
+                processes.change(connection, pid, **columns)
+            return is_asleep
 
-        async def close_when_dead() -> None:
-            await self._zygote.wait_dead(process.pid)
-            await anyio.sleep(LAST_WORDS_SECONDS)
-            await stream.aclose()
-
-        async with anyio.create_task_group() as watch:
-            watch.start_soon(close_when_dead)
-            ending = await serve_app(self._machine, process, stream, token)
-            watch.cancel_scope.cancel()
-        return ending
-
-    def _program(self, process: Process, token: str) -> Program:
-        module, function, folder = process.manifest.program()
-        return Program(
-            process.pid,
-            token,
-            module,
-            function,
-            folder,
-            process.spec.workspace,
-        )
+        if not await machine.db.write(sleep, keep=True):
+            return False
+        is_wanted = process.is_wanted or process.terminal.has_answer(pid)
+        if is_wanted or process.killed_by is not None or process.state == "STOPPED":
+            await machine.db.write(lambda connection: waits.wake(connection, [pid]), keep=True)
+            return False
+        machine.models.hint(pid, "person", _expected_seconds(rows, machine.clock.now()))
+        machine.table.remove(process)
+        self.run_queue.poke()
+        return True
 
     def os_pid(self, pid: int) -> int | None:
         """The OS process that a live process runs as, once it does."""
@@ -256,13 +248,6 @@ class Launcher:
     def _log_path(self, pid: int) -> Path:
         """Where an app's own stdout and stderr go."""
         return self._machine.config.logs / f"{pid}.log"
-
-    async def _reap(self, process: Process) -> int | None:
-        """Wait for the OS process; one that stays after it has said goodbye is killed."""
-        with anyio.move_on_after(self._machine.config.kill_grace_seconds):
-            return await self._zygote.wait(process.pid)
-        self._zygote.send_signal(process.pid, signal.SIGKILL)
-        return await self._zygote.wait(process.pid)
 
     # -- signals
 
@@ -273,9 +258,12 @@ class Launcher:
         match name:
             case "STOP":
                 process.state = "STOPPED"
+                self._mark(process.pid, "STOPPED")
                 self._machine.models.pause(process.pid)
                 self._zygote.send_signal(process.pid, signal.SIGSTOP)
             case "CONT":
+                if process.state == "STOPPED":
+                    self._mark(process.pid, "NEW")
                 process.state = "READY" if process.greeted.is_set() else "NEW"
                 self._zygote.send_signal(process.pid, signal.SIGCONT)
                 self._machine.models.resume(process.pid)
@@ -285,62 +273,75 @@ class Launcher:
                 self._cancel_calls(process)
                 self._zygote.send_signal(process.pid, signal.SIGKILL)
 
+    def _mark(self, pid: int, state: State) -> None:
+        """Note in the record that a process is stopped, or is no longer."""
+        self._machine.db.write_nowait(
+            lambda connection: processes.change_unfinished(connection, pid, state=state)
+        )
+
     async def _terminate(self, process: Process) -> None:
         """Cancel what is in flight, ask the app to end, and kill it if it does not in time."""
         self._cancel_calls(process)
         self.signal(process, "CONT")
-        stream = self._streams.get(process.pid)
         with anyio.move_on_after(self._machine.config.kill_grace_seconds):
-            if stream is not None:
-                try:
-                    await stream.send(encode_frame(Deliver("TERM")))
-                except (anyio.BrokenResourceError, anyio.ClosedResourceError):
-                    return
-            await process.ended.wait()
+            if await self._os_processes.ask_to_end(process.pid):
+                await process.ended.wait()
             return
         self._zygote.send_signal(process.pid, signal.SIGKILL)
-
-    async def end_evicted(self, pid: int, name: SignalName, tenant: str | None = None) -> bool:
-        """End a process that no kernel runs, in the store alone; False if the tenant (None: any)
-        has none of this number."""
-        record = await processes.get(self._machine.db, pid)
-        if record is None or record.ended_at is not None or name not in DEADLY:
-            return False
-        if tenant not in (None, record.tenant):
-            return False
-        error = E_CANCELLED(f"process {pid} was ended by {name}").reply()
-        text = f"{error.code}: {error.message}"
-        rows = await load(self._machine.db, pid)
-        await self._write_end(ProcessExit(pid, "killed", EXIT_KILLED, "", text), count_tokens(rows))
-        return True
 
     def _cancel_calls(self, process: Process) -> None:
         for scope in process.in_flight.values():
             scope.cancel()
+
+    async def deliver(
+        self, pid: int, name: SignalName, *, tenant: str | None = None, sender: str | None = None
+    ) -> bool:
+        """Deliver a signal to a process that lives, sleeps or was left behind.
+
+        False if the tenant (None: any) has none of this number, or it has ended.
+        """
+        found = self._machine.table.get(pid)
+        match found or await self._sleepers.signal(pid, name, tenant, sender or name):
+            case Process() as process:
+                if tenant not in (None, process.tenant):
+                    return False
+                self.signal(process, name, sender=sender)
+                return True
+            case Bereaved() as left:
+                await self._tell(left)
+                return True
+            case _:
+                return False
+
+    async def _tell(self, left: Bereaved) -> None:
+        """Wake whom an end wakes; children end with their parent."""
+        self.wake(left.woken)
+        for child in left.children:
+            await self.deliver(child, "TERM")
 
     # -- end
 
     async def _bury(self, process: Process, ending: Exit | None, log: AppLog) -> None:
         """Write how the process ended, then tell who waits; its children end with it."""
         machine = self._machine
-        process.exit, process.error = self._judge(process, ending, log)
+        process.exit, process.error = judge(process, ending, log)
         process.state = "ZOMBIE"
+        left = Bereaved(tuple(child.pid for child in machine.table.children(process.pid)))
         try:
             num_tokens = (process.prompt_tokens, process.completion_tokens)
-            await self._write_end(process.exit, num_tokens)
+            left = await write_end(machine, process.exit, num_tokens)
         except E_STORAGE as error:
             logger.warning("the end of process %d is not stored: %s", process.pid, error)
             process.error = process.error or error.reply()
+            self.recover()  # finds whom that end wakes when it is stored
         machine.models.hint(process.pid, "gone")
         self._part(process)
-        for child in machine.table.children(process.pid):
-            self.signal(child, "TERM")
+        await self._tell(left)
 
     def _leave(self, process: Process, error: SyscallError) -> None:
         """Let a process go that cannot go on now; its record stays, to be resumed."""
-        what = error.message.partition("; fix: ")[0]
+        what = note_why_left(self._machine, process.pid, error)
         process.error = E_KERNEL(f"{what}; fix: llmos run --resume {process.pid}").reply()
-        logger.error("process %d is left: %s", process.pid, what)
         self._part(process)
 
     def _part(self, process: Process) -> None:
@@ -348,83 +349,9 @@ class Launcher:
         self._machine.models.resume(process.pid)
         self._machine.table.remove(process)
         process.terminal.forget(process.pid)
-        process.ended.set()
-
-    async def _write_end(self, ended: ProcessExit, num_tokens: tuple[int, int]) -> None:
-        self._machine.db.write_nowait(partial(delete_all_chunks, pid=ended.pid))
-        await processes.update(
-            self._machine.db,
-            ended.pid,
-            state="ZOMBIE",
-            exit_status=ended.status,
-            exit_code=ended.code,
-            result=ended.error or ended.result,
-            ended_at=self._machine.clock.now(),
-            prompt_tokens=num_tokens[0],
-            completion_tokens=num_tokens[1],
-        )
-
-    def _judge(
-        self, process: Process, ending: Exit | None, log: AppLog
-    ) -> tuple[ProcessExit, ErrorReply | None]:
-        """What an ending means, and the error to show."""
-        status: ExitStatus = "exited"
-        code, result, error = EXIT_FAILED, "", None
-        if process.killed_by is not None:
-            status, code = "killed", EXIT_KILLED
-            error = E_CANCELLED(f"process {process.pid} was ended by {process.killed_by}").reply()
-        elif ending is None:
-            status = "failed"
-            why = log.last_words() or "it said nothing"
-            error = E_APP(f"the app crashed: {why} (log: {log.path})").reply()
-        else:
-            status = "failed" if ending.code else "exited"
-            code, result, error = ending.code, ending.result, ending.error
-        text = f"{error.code}: {error.message}" if error is not None else ""
-        printed = process.num_printed_chars > 0
-        return ProcessExit(process.pid, status, code, result, text, printed), error
+        self._machine.table.tell_end(process.pid, process.exit, process.error)
 
 
-def _open_sockets() -> tuple[tuple[socket.socket, socket.socket], ...]:
-    """A pair for the calls and a pair for the log. OSError when there is no descriptor left."""
-    calls = socket.socketpair()
-    try:
-        return calls, socket.socketpair()
-    except OSError:
-        for end in calls:
-            end.close()
-        raise
-
-
-def _refuse(error: E_LIMIT) -> Exit:
-    """The ending of a process that there was no room for."""
-    return Exit(EXIT_CODES[error.code], error=error.reply())
-
-
-def _was_cut_off(ending: Exit | None) -> bool:
-    """Whether an app's stream ended before its last frame, or inside of one."""
-    return ending is None or (ending.error is not None and ending.error.code == E_FRAME.code)
-
-
-def _go_on(process: Process, past: Past) -> None:
-    """Let a process go on from its journal, which holds all that it has done."""
-    process.begin_again(past.rows, count_tokens(past.rows), len(past.output))
-    finished = sum(row.state == "DONE" for row in past.rows)
-    process.terminal.emit(Notice(f"process {process.pid} goes on after {finished} finished calls"))
-
-
-def _how(record: ProcessRecord) -> str:
-    """How a process ended, for a sentence that says that it has."""
-    error = (record.result or "").partition(": ")[2] if record.exit_status != "exited" else ""
-    return f" ({error})" if error else ""
-
-
-def _again(record: ProcessRecord) -> str:
-    """The command that starts an app anew."""
-    spec = decode_spec(record)
-    return f"llmos run {shlex.join((spec.app, *shorten(spec.argv)))}"
-
-
-def _require_folder(workspace: str) -> None:
-    if not os.path.isdir(workspace):
-        raise E_ARG(f"there is no folder {workspace}", field="workspace")
+def _expected_seconds(rows: Iterable[Wait], now: float) -> float | None:
+    """How long a process will sleep, if a time wakes it."""
+    return min((row.due_at - now for row in rows if row.due_at is not None), default=None)

@@ -7,8 +7,16 @@ import msgspec
 from llmos.memory import processes
 from llmos.memory.journal import read_output
 from llmos.memory.processes import ProcessRecord
-from llmos.syscalls.errors import E_ARG, E_PERM
-from llmos.syscalls.process import ExitStatus, ProcessExit, ProcessInfo, ProcessList
+from llmos.memory.waits import Wait, find_waits
+from llmos.syscalls.errors import E_ARG, E_PERM, E_STORAGE
+from llmos.syscalls.process import (
+    ExitStatus,
+    ProcessExit,
+    ProcessInfo,
+    ProcessList,
+    State,
+    Waiting,
+)
 
 from .machine import Machine
 from .process import ProcessSpec
@@ -18,16 +26,22 @@ _spec_decoder = msgspec.msgpack.Decoder(ProcessSpec)
 
 
 def decode_spec(record: ProcessRecord) -> ProcessSpec:
-    """The spec that a record holds."""
-    return _spec_decoder.decode(record.spec)
+    """The spec that a record holds. E_STORAGE if it cannot be read."""
+    try:
+        return _spec_decoder.decode(record.spec)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise E_STORAGE(f"the record of process {record.pid} cannot be read: {error}") from None
 
 
 async def list_processes(machine: Machine, limit: int) -> ProcessList:
     """The newest processes, newest last; live ones as they are now."""
+    records = await processes.list(machine.db, limit)
+    asleep = [one.pid for one in records if one.ended_at is None and one.state == "EVICTED"]
+    waits = await find_waits(machine.db, asleep) if asleep else {}
     infos = []
-    for record in await processes.list(machine.db, limit):
+    for record in records:
         live = machine.table.get(record.pid)
-        info = live.info() if live is not None else _recorded(record)
+        info = live.info() if live is not None else _recorded(record, waits.get(record.pid, ()))
         infos.append(msgspec.structs.replace(info, argv=shorten(info.argv)))
     return ProcessList(tuple(infos))
 
@@ -45,14 +59,21 @@ def shorten(argv: Sequence[str]) -> tuple[str, ...]:
     return tuple(shown)
 
 
-def _recorded(record: ProcessRecord) -> ProcessInfo:
-    """A process that does not live: ended, or left behind by a kernel that died."""
+def _recorded(record: ProcessRecord, waits: tuple[Wait, ...]) -> ProcessInfo:
+    """A process that does not live: it has ended, sleeps, or was left behind."""
+    has_ended = record.ended_at is not None
+    state: State = "STOPPED" if record.state == "STOPPED" else "EVICTED"
+    why_left = "" if has_ended else record.result or ""
+    try:
+        argv = decode_spec(record).argv
+    except E_STORAGE as error:
+        argv, why_left = (), error.message
     return ProcessInfo(
         record.pid,
         record.parent,
         record.app,
-        decode_spec(record).argv,
-        "ZOMBIE" if record.ended_at is not None else "EVICTED",
+        argv,
+        "ZOMBIE" if has_ended else state,
         record.model,
         record.created_at,
         record.ended_at,
@@ -60,7 +81,13 @@ def _recorded(record: ProcessRecord) -> ProcessInfo:
         record.exit_code,
         record.prompt_tokens,
         record.completion_tokens,
+        tuple(_show_wait(wait) for wait in waits),
+        why_left,
     )
+
+
+def _show_wait(wait: Wait) -> Waiting:
+    return Waiting(wait.kind, wait.due_at, wait.target if wait.kind == "child" else None)
 
 
 async def read_exit(machine: Machine, pid: int, parent: int) -> ProcessExit | None:

@@ -1,5 +1,6 @@
 """The machine: the parts that boot puts together, as handlers and gates see them."""
 
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -10,6 +11,7 @@ from anyio.abc import TaskGroup
 
 from llmos.memory.db import Connection, Database
 from llmos.memory.manager import MemoryManager
+from llmos.memory.waits import Wait
 from llmos.syscalls.errors import SyscallError
 from llmos.syscalls.process import SignalName
 
@@ -20,7 +22,7 @@ from .degraded import DegradedMode
 from .journal import Journal
 from .manifest import Manifest
 from .models import Models
-from .process import Process, ProcessSpec, ProcessTable
+from .process import End, Process, ProcessSpec, ProcessTable
 from .terminal import Terminal
 from .tools.registry import Registry
 
@@ -60,15 +62,56 @@ class Launcher(Protocol):
         ...
 
     async def resume(self, pid: int, terminal: Terminal) -> Process:
-        """Bring a process back whose kernel died; E_ARG if there is none to bring back."""
+        """Bring back a process that does not live, at this terminal; E_ARG if there is none."""
+        ...
+
+    async def bring_back(self, pid: int) -> None:
+        """Let a process go on that was woken or left behind, if it still is to go on."""
+        ...
+
+    async def attach(self, pid: int) -> Terminal:
+        """Bring a person to a process that lives, sleeps or was left behind; its terminal.
+
+        E_ARG when it has ended or has a person.
+        """
         ...
 
     def signal(self, process: Process, name: SignalName, *, sender: str | None = None) -> None:
         """Deliver a signal; a process that it ends was ended by `sender`, or by the signal."""
         ...
 
-    async def end_evicted(self, pid: int, name: SignalName, tenant: str | None = None) -> bool:
-        """End a process that no kernel runs; False if there is none."""
+    async def deliver(
+        self, pid: int, name: SignalName, *, tenant: str | None = None, sender: str | None = None
+    ) -> bool:
+        """Deliver a signal to a process that lives, sleeps or was left behind.
+
+        False if the tenant (None: any) has none of this number, or it has ended.
+        """
+        ...
+
+    def evict(self, process: Process, waits: Sequence[Wait]) -> None:
+        """Take a process its OS process; it sleeps until one of these waits is over."""
+        ...
+
+    def wake(self, pids: Iterable[int]) -> None:
+        """Let processes go on that were taken out of their sleep, as soon as there is room."""
+        ...
+
+    async def wake_if_asleep(self, pid: int) -> None:
+        """Let a process go on for which something has come that no row tells of: an answer."""
+        ...
+
+    def recover(self) -> None:
+        """Let go on what the kernel before this one left behind, and wake whoever is due."""
+        ...
+
+    def os_pid(self, pid: int) -> int | None:
+        """The OS process that a live process runs as, once it does."""
+        ...
+
+    @property
+    def has_room(self) -> bool:
+        """Whether one process more may be woken."""
         ...
 
 
@@ -90,7 +133,7 @@ class Machine:
     tasks: TaskGroup
     launcher: Launcher = field(init=False)
     stopping: anyio.Event = field(default_factory=anyio.Event)
-    attending: set[anyio.Event] = field(default_factory=set)  # set when a terminal is done
+    attending: dict[anyio.Event, End] = field(default_factory=dict)  # set when a terminal is done
 
     def prepare_model(self, name: str | None) -> None:
         """Begin to load a model, so that it is there when the first process asks for it."""
@@ -101,8 +144,18 @@ class Machine:
             await self.models.load(name)
 
     async def wait_idle(self) -> None:
-        """Wait until no process lives and every terminal that reads has heard of its end."""
-        await self.table.wait_empty()
+        """Wait until nothing runs here on behalf of a terminal, and each has heard of its end.
+
+        What this kernel has brought back by itself goes on in the next one.
+        """
+        while self._is_busy():
+            await self.table.wait_changed()
         with anyio.move_on_after(LAST_WORDS_SECONDS):
             for done in tuple(self.attending):
                 await done.wait()
+
+    def _is_busy(self) -> bool:
+        """Whether there is a process to wait for; one that sleeps, only if a person attends it."""
+        if any(not end.told.is_set() for end in self.attending.values()):
+            return True
+        return any(not one.is_brought_back or one.killed_by is not None for one in self.table)

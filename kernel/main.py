@@ -17,6 +17,7 @@ from .chunks import Chunks
 from .clock import Clock, SystemClock
 from .config import Config
 from .degraded import DegradedMode
+from .eviction import Evictor
 from .gates.control import open_control_gate
 from .journal import Journal
 from .launch import Launcher
@@ -32,16 +33,19 @@ from .zygote import Zygote
 async def boot(config: Config) -> AsyncIterator[Machine]:
     """Bring the kernel up; it runs while the context lasts.
 
-    Processes that live when it ends are left as they are in the store, to be resumed. Raises
-    E_STORAGE when another kernel holds the state directory or the store cannot be opened.
+    Processes that live when it ends are left as they are in the store; those that the last kernel
+    left go on when `machine.launcher.recover` is called. Raises E_STORAGE when another kernel holds
+    the state directory or the store cannot be opened.
     """
     with hold_state(config), log_to_file(config), closing(Zygote(os.environ)) as zygote:
         db = Database.open(config.database)  # after the zygote: it must not cross a fork
         machine = assemble(config, SystemClock(), db)
-        machine.launcher = Launcher(machine, zygote)
+        machine.launcher = launcher = Launcher(machine, zygote)
         try:
             async with running(machine.tasks), open_control_gate(machine):
                 machine.tasks.start_soon(zygote.watch)
+                machine.tasks.start_soon(launcher.run_queue.run)
+                machine.tasks.start_soon(Evictor(machine).run)
                 machine.tasks.start_soon(machine.degraded.run)
                 machine.tasks.start_soon(machine.models.run)
                 machine.tasks.start_soon(machine.chunks.run)

@@ -4,7 +4,7 @@ import difflib
 import os
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
@@ -18,16 +18,22 @@ from .workspace import show_path
 
 MANIFEST = "app.toml"
 
+RestartPolicy = Literal["never", "on-failure", "always"]
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,63}")
 
 
 class AppTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The table `[app]`. `main` is "module:function", the module's file being beside app.toml."""
+    """The table `[app]`. `main` is "module:function", the module's file being beside app.toml.
+
+    `restart` says whether a process goes on when its OS process dies or its main raises, or also
+    when its main returns.
+    """
 
     name: Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_-]{0,63}\Z")]
     version: Annotated[str, Meta(min_length=1, max_length=64)]
     main: Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_]*\Z")]
     description: Annotated[str, Meta(max_length=500)] = ""
+    restart: RestartPolicy = "never"
 
 
 class ManifestFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -47,6 +53,7 @@ class Manifest(msgspec.Struct, frozen=True):
     folder: Path
     packaged: bool
     capabilities: Capabilities
+    restart: RestartPolicy = "never"
 
     def program(self) -> tuple[str, str, str | None]:
         """Module, function, and the folder that has to be on the import path, if any."""
@@ -98,7 +105,14 @@ def _read_manifest(folder: Path, *, packaged: bool) -> Manifest:
     file = read_toml(folder / MANIFEST, ManifestFile)
     app = file.app
     return Manifest(
-        app.name, app.version, app.main, app.description, folder, packaged, file.capabilities
+        app.name,
+        app.version,
+        app.main,
+        app.description,
+        folder,
+        packaged,
+        file.capabilities,
+        app.restart,
     )
 
 

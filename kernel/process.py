@@ -9,11 +9,13 @@ import hashlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
+from weakref import WeakValueDictionary
 
 import anyio
 import msgspec
 
 from llmos.memory.journal import JournalRow
+from llmos.memory.waits import Wait
 from llmos.syscalls.errors import ErrorReply
 from llmos.syscalls.process import ProcessExit, ProcessInfo, State
 from llmos.syscalls.wire import Request
@@ -53,6 +55,18 @@ class CallInFlight(NamedTuple):
         self.scope.cancel()
 
 
+class End:
+    """How a process ended, for whoever waits for it; `error` alone: it could not go on.
+
+    It is told by pid, since a process that sleeps has no control block.
+    """
+
+    def __init__(self) -> None:
+        self.told = anyio.Event()
+        self.exit: ProcessExit | None = None
+        self.error: ErrorReply | None = None
+
+
 class Process:
     """A process's control block."""
 
@@ -61,6 +75,7 @@ class Process:
     ) -> None:
         # identity
         self.pid = pid
+        self.root = pid  # the first of its ancestors
         self.parent = parent
         self.manifest = manifest
         self.spec = spec
@@ -75,10 +90,11 @@ class Process:
         self.terminal: Terminal = NOBODY
         self.killed_by: str | None = None
         self.has_left = False  # its stream of calls has ended
-        self.exit: ProcessExit | None = None
-        self.error: ErrorReply | None = None
+        self.is_brought_back = False  # it goes on by itself, not for a terminal of this kernel
+        self.leaving: tuple[Wait, ...] | None = None  # it gives up its OS process to wait for these
+        self.is_wanted = False  # something it waits for has come meanwhile
+        self.end = End()
         self.greeted = anyio.Event()
-        self.ended = anyio.Event()
         # calls
         self.journaled: dict[tuple[str, int], JournalRow] = {}
         self.next_seq: dict[str, int] = {}  # of each strand that may go on
@@ -86,10 +102,40 @@ class Process:
         self.in_flight: dict[tuple[str, int], CallInFlight] = {}
         self.num_generating = 0
         self.num_reserved_tokens = 0  # what the running generations may still make
+        self.mail_arrived = anyio.Event()
+        self.letters: dict[int, tuple[str, int]] = {}  # that a call is about to take
         # usage
         self.prompt_tokens = 0
         self.completion_tokens = 0
         self.num_printed_chars = 0
+
+    @property
+    def exit(self) -> ProcessExit | None:
+        """How it ended; None while it has not."""
+        return self.end.exit
+
+    @exit.setter
+    def exit(self, exit: ProcessExit | None) -> None:
+        self.end.exit = exit
+
+    @property
+    def error(self) -> ErrorReply | None:
+        """Why it failed, or could not go on."""
+        return self.end.error
+
+    @error.setter
+    def error(self, error: ErrorReply | None) -> None:
+        self.end.error = error
+
+    @property
+    def ended(self) -> anyio.Event:
+        """Set when it has ended, or could not go on."""
+        return self.end.told
+
+    def notify_mail(self) -> None:
+        """A message has come: let every call that waits for one look."""
+        self.mail_arrived.set()
+        self.mail_arrived = anyio.Event()
 
     def begin_again(
         self, rows: Iterable[JournalRow], num_tokens: tuple[int, int], num_printed_chars: int
@@ -101,6 +147,8 @@ class Process:
         self.state = "STOPPED" if self.state == "STOPPED" else "NEW"
         self.greeted = anyio.Event()
         self.has_left = False
+        self.leaving = None
+        self.is_wanted = False
         self.journaled = {(row.strand, row.seq): row for row in rows}
         self.next_seq.clear()
         self.num_joined.clear()
@@ -140,19 +188,40 @@ class Process:
 
 
 class ProcessTable:
-    """The live processes by pid."""
+    """The live processes by pid, and what is shared by who lives and who sleeps.
+
+    `terminals` are those of families, by the first ancestor's pid, as long as anybody has them.
+    """
 
     def __init__(self) -> None:
         self._by_pid: dict[int, Process] = {}
+        self._ends: WeakValueDictionary[int, End] = WeakValueDictionary()
+        self.terminals: WeakValueDictionary[int, Terminal] = WeakValueDictionary()
         self._changed = anyio.Event()
 
     def add(self, process: Process) -> None:
         """A process comes to life."""
+        process.end = self._ends.setdefault(process.pid, process.end)
         self._by_pid[process.pid] = process
 
     def remove(self, process: Process) -> None:
-        """A process has ended."""
+        """A process lives no longer."""
         del self._by_pid[process.pid]
+        self._tell_changed()
+
+    def end_of(self, pid: int) -> End:
+        """Where the end of a process that has not ended will be told."""
+        return self._ends.setdefault(pid, End())
+
+    def tell_end(self, pid: int, exit: ProcessExit | None, error: ErrorReply | None) -> None:
+        """Tell who waits how a process ended, or why it could not go on."""
+        end = self._ends.pop(pid, None)
+        if end is not None:
+            end.exit, end.error = exit, error
+            end.told.set()
+        self._tell_changed()
+
+    def _tell_changed(self) -> None:
         self._changed.set()
         self._changed = anyio.Event()
 
@@ -173,10 +242,9 @@ class ProcessTable:
             parent = live.parent if live is not None else None
         return root
 
-    async def wait_empty(self) -> None:
-        """Wait until no process lives."""
-        while self._by_pid:
-            await self._changed.wait()
+    async def wait_changed(self) -> None:
+        """Wait until a process lives no longer, or has ended in its sleep."""
+        await self._changed.wait()
 
     def __iter__(self) -> Iterator[Process]:
         return iter(list(self._by_pid.values()))

@@ -3,13 +3,16 @@
 Whoever is in front, or has left the front to its child, may ask. Others wait until they are there.
 Events go out in order through a bounded buffer; a terminal that does not read is given up rather
 than waited for. Written by handlers (events, questions) and by the control gate (answers, end).
+
+A family of processes that nobody attends has a terminal too: it shows nothing, and what is asked at
+it waits until a person comes.
 """
 
 from collections import deque
 
 import anyio
 
-from .protocol import Asked, Logged, Notice, Output, ToTerminal, Withdrawn
+from .protocol import Asked, Logged, Notice, Output, Started, ToTerminal, Withdrawn
 
 MAX_BUFFERED_EVENTS = 65_536
 MAX_BUFFERED_CHARS = 8_000_000
@@ -27,9 +30,10 @@ class Question:
 
 
 class Terminal:
-    """One attached person."""
+    """One attached person, or the place for one."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_attended: bool = True) -> None:
+        self.is_attended = is_attended
         self._foreground: list[int] = []
         self.closed = anyio.Event()
         self._events: deque[ToTerminal] = deque()
@@ -43,6 +47,15 @@ class Terminal:
     def front(self) -> int | None:
         """The process that gets Ctrl-C."""
         return self._foreground[-1] if self._foreground else None
+
+    def attend(self, pid: int) -> None:
+        """Begin to show what happens, with this process in front, and what it asked before."""
+        self.is_attended = True
+        self._leave_front(pid)
+        self._foreground.append(pid)
+        self.emit(Started(pid))
+        for question in self._questions.values():
+            self._show(question)
 
     def bring_to_front(self, pid: int) -> None:
         """Give a process the terminal until it ends, and show what it has asked."""
@@ -68,8 +81,8 @@ class Terminal:
         return bool(self._foreground) and pid not in self._foreground
 
     def emit(self, event: ToTerminal) -> None:
-        """Show an event; nothing happens when the person is gone."""
-        if self.closed.is_set():
+        """Show an event; nothing happens when there is no person, or none any more."""
+        if self.closed.is_set() or not self.is_attended:
             return
         self._events.append(event)
         self._num_chars += count_chars(event)
@@ -99,7 +112,7 @@ class Terminal:
         return event
 
     async def ask(self, pid: int, prompt: str, choices: tuple[str, ...]) -> str | None:
-        """Ask the person and wait for the line; None when nobody is there (any more).
+        """Ask the person, who may have yet to come, and wait for the line; None when they are gone.
 
         A question that was cut off stays on the screen. The process that asks it again, as a replay
         does, gets the answer to the one that is shown.
@@ -111,10 +124,7 @@ class Terminal:
             self._num_asked += 1
             question = Question(Asked(self._num_asked, pid, prompt, choices))
             self._questions[self._num_asked] = question
-            if self._is_behind(pid):
-                self.emit(Notice(f"process {pid} waits in the background to ask: {prompt.strip()}"))
-            else:
-                self.emit(question.asked)
+            self._show(question)
         question.is_cut_off = False
         try:
             await question.answered.wait()
@@ -123,6 +133,22 @@ class Terminal:
             raise
         self._questions.pop(question.asked.ask, None)
         return question.answer
+
+    def _show(self, question: Question) -> None:
+        """Put a question to the person, or tell who waits to ask it."""
+        asked = question.asked
+        if self._is_behind(asked.pid):
+            text = f"process {asked.pid} waits in the background to ask: {asked.prompt.strip()}"
+            self.emit(Notice(text))
+        else:
+            self.emit(asked)
+
+    def has_answer(self, pid: int) -> bool:
+        """Whether a question of this process that was cut off has its answer."""
+        return any(
+            question.asked.pid == pid and question.is_cut_off and question.answered.is_set()
+            for question in self._questions.values()
+        )
 
     def _find_cut_off(self, pid: int, prompt: str, choices: tuple[str, ...]) -> Question | None:
         """The question if it is shown and nobody waits for its answer; another one is forgotten."""
@@ -137,12 +163,17 @@ class Terminal:
         if not self._questions.pop(number).answered.is_set():
             self.emit(Withdrawn(number))
 
-    def answer(self, number: int, text: str | None) -> None:
-        """Hand the person's line to whoever asked; an unknown number is an answer too late."""
+    def answer(self, number: int, text: str | None) -> int | None:
+        """Hand the person's line to whoever asked, whose pid is returned.
+
+        An unknown number is an answer too late, and nobody's.
+        """
         question = self._questions.get(number)
-        if question is not None and not question.answered.is_set():
-            question.answer = text
-            question.answered.set()
+        if question is None or question.answered.is_set():
+            return None
+        question.answer = text
+        question.answered.set()
+        return question.asked.pid
 
     def close(self) -> None:
         """The person is gone: questions end, events go nowhere."""

@@ -99,6 +99,11 @@ def finish_row(
     connection.exec_driver_sql(FINISH, (*outcome, proof, pid, strand, seq))
 
 
+def forget_calls(connection: Connection, pid: int) -> None:
+    """Remove all calls of a process, which begins anew; the next one is the first of a chain."""
+    connection.exec_driver_sql("DELETE FROM journal WHERE pid = ?", (pid,))
+
+
 async def load(db: Database, pid: int) -> list[JournalRow]:
     """A process's calls in the order in which they began.
 
@@ -165,17 +170,25 @@ def to_float(value: float | None) -> float | None:
     return None if value is None else float(value)
 
 
+def count_printed_chars(connection: Connection, pid: int) -> int:
+    """How many characters a process has written."""
+    last = (
+        driver_of(connection)
+        .execute(
+            "SELECT offset_chars + num_chars FROM output WHERE pid = ?"
+            " ORDER BY offset_chars DESC LIMIT 1",
+            (pid,),
+        )
+        .fetchone()
+    )
+    return 0 if last is None else int(last[0])
+
+
 def append_output(connection: Connection, pid: int, text: str) -> int:
     """Add to what a process has written; how many characters came before."""
-    driver = driver_of(connection)
-    last = driver.execute(
-        "SELECT offset_chars + num_chars FROM output WHERE pid = ?"
-        " ORDER BY offset_chars DESC LIMIT 1",
-        (pid,),
-    ).fetchone()
-    offset_chars = 0 if last is None else int(last[0])
+    offset_chars = count_printed_chars(connection, pid)
     if text:
-        driver.execute(
+        driver_of(connection).execute(
             "INSERT INTO output(pid, offset_chars, num_chars, text) VALUES (?, ?, ?, ?)",
             (pid, offset_chars, len(text), text),
         )

@@ -11,7 +11,7 @@ from sqlalchemy import Connection
 
 from llmos.syscalls.errors import E_STORAGE
 
-from .schema import chunk, last_commit, metadata
+from .schema import chunk, last_commit, mail, metadata, process, wait
 
 APPLICATION_ID = int.from_bytes(b"LLMO", "big")
 
@@ -45,11 +45,24 @@ def keep_tokens(connection: Connection) -> None:
     chunk.create(connection, checkfirst=True)
 
 
+def add_waits(connection: Connection) -> None:
+    """Step 5: what sleeping processes wait for, their mail, and how often they were restarted."""
+    columns = {row.name for row in connection.exec_driver_sql("PRAGMA table_info(process)")}
+    for name, kind in (("num_restarts", "INTEGER DEFAULT '0' NOT NULL"), ("restarted_at", "FLOAT")):
+        if name not in columns:
+            connection.exec_driver_sql(f"ALTER TABLE process ADD COLUMN {name} {kind}")
+    for index in process.indexes:
+        index.create(connection, checkfirst=True)
+    for table in (wait, mail):
+        table.create(connection, checkfirst=True)
+
+
 STEPS: tuple[Callable[[Connection], None], ...] = (
     create_tables,
     create_search_index,
     number_commits,
     keep_tokens,
+    add_waits,
 )
 
 

@@ -16,6 +16,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    text,
 )
 
 metadata = MetaData()
@@ -103,6 +104,36 @@ process = Table(
     Column("completion_tokens", Integer, nullable=False),
     Column("spec", LargeBinary, nullable=False),
     Column("result", Text),
+    Column("num_restarts", Integer, nullable=False, server_default="0"),
+    Column("restarted_at", Float),
+    Index("process_parent", "parent"),
+    Index("process_unfinished", "state", sqlite_where=text("ended_at IS NULL")),
+    sqlite_autoincrement=True,
+)
+
+wait = Table(
+    "wait",
+    metadata,
+    Column("pid", Integer, primary_key=True, autoincrement=False),
+    Column("strand", Text, primary_key=True),
+    Column("seq", Integer, primary_key=True, autoincrement=False),
+    Column("kind", Text, nullable=False),
+    Column("set_at", Float, nullable=False),
+    Column("due_at", Float),
+    Column("target", Integer),
+    Index("wait_due_at", "due_at", sqlite_where=text("due_at IS NOT NULL")),
+    Index("wait_target", "kind", "target"),
+)
+
+mail = Table(
+    "mail",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("pid", Integer, nullable=False),
+    Column("sender", Integer, nullable=False),
+    Column("sent_at", Float, nullable=False),
+    Column("text", Text, nullable=False),
+    Index("mail_pid", "pid"),
     sqlite_autoincrement=True,
 )
 

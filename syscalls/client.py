@@ -122,7 +122,7 @@ class System:
 
     # -- transport
 
-    async def receive(self) -> Welcome | Deliver:
+    async def hear(self) -> Welcome | Deliver:
         """Hand replies to their callers until a Welcome or a signal comes, and return that."""
         while True:
             frame: FromKernel = decode(await self._stream.receive(), _from_kernel)
@@ -333,6 +333,18 @@ class System:
         """Ask a person for a line; None at the end of input."""
         answer: ipc.Answer = await self.call(ipc.Ask(prompt, tuple(choices)))
         return answer.text
+
+    # -- mail
+
+    async def send(self, pid: int, text: str) -> int:
+        """Send a message to a process, which receives it once; returns the message's number."""
+        reply: ipc.Sent = await self.call(ipc.Send(pid, text))
+        return reply.letter
+
+    async def receive(self, *, timeout_seconds: float | None = None) -> ipc.Letter | None:
+        """The oldest message that was sent to this process; None when the time is over."""
+        reply: ipc.Received = await self.call(ipc.Receive(timeout_seconds))
+        return reply.letter
 
     # -- processes
 

@@ -11,6 +11,7 @@ MAX_ARGUMENTS = 256
 SignalName = Literal["TERM", "KILL", "STOP", "CONT"]
 State = Literal["NEW", "READY", "RUNNING", "WAITING", "STOPPED", "EVICTED", "ZOMBIE"]
 ExitStatus = Literal["exited", "failed", "killed"]
+WaitKind = Literal["timer", "child", "message", "person", "restart"]
 Argument = Annotated[str, Meta(max_length=65_536)]
 
 
@@ -73,8 +74,19 @@ class Ps(msgspec.Struct, frozen=True):
     limit: Annotated[int, Meta(ge=1, le=10_000)] = 100
 
 
+class Waiting(msgspec.Struct, frozen=True):
+    """What a process sleeps for: until `due_at` in Unix seconds, for the child `pid`, for mail."""
+
+    kind: WaitKind
+    due_at: float | None = None
+    pid: int | None = None
+
+
 class ProcessInfo(msgspec.Struct, frozen=True):
-    """A process as `ps` shows it. Times are Unix seconds; tokens are its totals so far."""
+    """A process as `ps` shows it. Times are Unix seconds; tokens are its totals so far.
+
+    `waits` are of one that sleeps; `left_because` says why one that was left cannot go on.
+    """
 
     pid: int
     parent: int | None
@@ -88,6 +100,8 @@ class ProcessInfo(msgspec.Struct, frozen=True):
     exit_code: int | None
     prompt_tokens: int
     completion_tokens: int
+    waits: tuple[Waiting, ...] = ()
+    left_because: str = ""
 
 
 class ProcessList(msgspec.Struct, frozen=True):

@@ -64,7 +64,7 @@ async def serve(program: Program, raw: socket.socket) -> int:
 async def _live(program: Program, stream: FrameStream) -> int:
     await stream.send(Hello(PROTOCOL_VERSION, program.pid, program.token))
     system = System(stream)
-    welcome = await system.receive()
+    welcome = await system.hear()
     if not isinstance(welcome, Welcome):
         return EXIT_KILLED
     try:
@@ -73,9 +73,12 @@ async def _live(program: Program, stream: FrameStream) -> int:
     except E_ARG as error:
         await stream.send(Exit(EXIT_USAGE, error=error.reply()))
         return EXIT_USAGE
-    ending = await _run_until_signal(system, main, bound.args, bound.kwargs)
-    with suppress(*GONE):
-        await stream.send(ending)
+    ending = Exit(EXIT_FAILED)  # of a main that raises; its traceback says why
+    try:
+        ending = await _run_until_signal(system, main, bound.args, bound.kwargs)
+    finally:
+        with suppress(*GONE):
+            await stream.send(ending)
     return ending.code
 
 
@@ -87,7 +90,7 @@ async def _run_until_signal(
 
     async def read() -> None:
         with suppress(*GONE, SyscallError):
-            await system.receive()
+            await system.hear()
         alive.cancel()
 
     async with running() as tasks:

@@ -54,6 +54,8 @@ ROWS = (
     Syscall("ps", process.Ps, process.ProcessList, "read", "processes"),
     Syscall("print", ipc.Print, ipc.Printed, "transactional", "none"),
     Syscall("ask", ipc.Ask, ipc.Answer, "wait", "none"),
+    Syscall("send", ipc.Send, ipc.Sent, "transactional", "none"),
+    Syscall("receive", ipc.Receive, ipc.Received, "wait", "none"),
     Syscall("now", values.Now, values.Time, "value", "none"),
     Syscall("sleep", values.Sleep, values.Slept, "wait", "none"),
     Syscall("random", values.Random, values.RandomNumber, "value", "none"),

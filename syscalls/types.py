@@ -8,6 +8,7 @@ from msgspec import Meta
 MAX_TEXT_CHARS = 1_000_000
 MAX_ARGUMENTS_CHARS = 65_536
 MAX_SEED = 2**63 - 1
+MAX_SLEEP_SECONDS = 366 * 86_400.0
 
 Pid = Annotated[int, Meta(ge=1, le=2**53)]
 Seq = Annotated[int, Meta(ge=0, le=2**53)]

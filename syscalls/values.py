@@ -5,7 +5,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-MAX_SLEEP_SECONDS = 366 * 86_400.0
+from .types import MAX_SLEEP_SECONDS
 
 
 class Now(msgspec.Struct, frozen=True):

@@ -115,7 +115,7 @@ class _Calls:
         self._workers.cancel_scope.cancel()
 
     def _let_another_receive(self) -> None:
-        if self._follower is None:
+        if self._follower is None or self._follower.done():  # done: it was cancelled
             self._workers.start_soon(self._work)
         else:
             self._follower.set_result(None)
@@ -125,7 +125,10 @@ class _Calls:
         """The next call that is admitted, and whether it comes again; None at the end."""
         try:
             while True:
-                match decode(await self._frames.receive(), _from_app):
+                frame = decode(await self._frames.receive(), _from_app)
+                if self._process.leaving is not None:
+                    return None  # what is not heard has not been said: a replay says it again
+                match frame:
                     case Request() as request:
                         try:
                             return request, admit(self._process, request)

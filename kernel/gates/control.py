@@ -2,8 +2,9 @@
 
 A connection is a terminal. It makes one request; a Run or Resume is served until its process has
 ended. A person who leaves (a window that is closed, a connection that is lost) takes the processes
-of the terminal along: they get TERM and have ended for good. What is to outlive its terminal is
-started with `detach`. A kernel that ends does no such thing: its processes can be resumed.
+of the terminal along, also what sleeps: they get TERM and have ended for good. What is to outlive
+its terminal is started with `detach`. A kernel that ends does no such thing: its processes go on
+in the next one, without a person until one comes with `resume`.
 """
 
 import logging
@@ -30,7 +31,7 @@ from llmos.syscalls.wire import GONE, FrameStream, decode
 
 from ..listing import list_processes
 from ..machine import Machine
-from ..process import Process
+from ..process import End
 from ..protocol import (
     MAX_CONTROL_FRAME_BYTES,
     Ended,
@@ -43,6 +44,7 @@ from ..protocol import (
     LogPiece,
     LogRow,
     ModelStatsReply,
+    Notice,
     ProcessListing,
     ReadLog,
     ReadModelStats,
@@ -56,7 +58,7 @@ from ..protocol import (
     TraceModel,
 )
 from ..stats import StatsReply
-from ..terminal import NOBODY, Terminal
+from ..terminal import Terminal
 
 MAX_SUMMARY_CHARS = 200
 _from_terminal = msgspec.msgpack.Decoder(FromTerminal)
@@ -116,15 +118,16 @@ async def _answer(machine: Machine, frames: FrameStream, request: FromTerminal) 
         case Run():
             await _run(machine, frames, request)
         case Resume():
-            terminal = Terminal()
-            process = await machine.launcher.resume(request.pid, terminal)
-            await _attend(machine, frames, terminal, process)
+            terminal = await machine.launcher.attach(request.pid)
+            machine.launcher.recover()
+            await _attend(machine, frames, terminal, request.pid)
         case ListProcesses():
             await frames.send(ProcessListing(await list_processes(machine, request.limit)))
         case ReadLog():
             await _send_log(machine, frames, request.pid)
         case Kill():
-            await frames.send(KillReply(Signalled(await _kill(machine, request))))
+            delivered = await machine.launcher.deliver(request.pid, request.name)
+            await frames.send(KillReply(Signalled(delivered)))
         case ReadStatus():
             await frames.send(_status(machine))
         case ReadModelStats():
@@ -138,18 +141,9 @@ async def _answer(machine: Machine, frames: FrameStream, request: FromTerminal) 
             raise E_ARG("there is no process at this terminal")
 
 
-async def _kill(machine: Machine, request: Kill) -> bool:
-    """Signal a process, or end one that a dead kernel left behind."""
-    process = machine.table.get(request.pid)
-    if process is None:
-        return await machine.launcher.end_evicted(request.pid, request.name)
-    machine.launcher.signal(process, request.name)
-    return True
-
-
 async def _run(machine: Machine, frames: FrameStream, request: Run) -> None:
-    """Start a process and stay with it, unless it is to run on its own."""
-    terminal = NOBODY if request.detach else Terminal()
+    """Start a process and stay with it, unless it is to run on its own: until somebody comes."""
+    terminal = Terminal(is_attended=False)
     birth = machine.launcher.prepare(
         request.app,
         request.argv,
@@ -159,64 +153,86 @@ async def _run(machine: Machine, frames: FrameStream, request: Run) -> None:
         parent=None,
     )
     pid = await machine.db.write(lambda connection: machine.launcher.record(connection, birth))
-    process = machine.launcher.start(pid, birth, terminal)
+    machine.launcher.start(pid, birth, terminal)
+    machine.launcher.recover()  # a kernel that was booted for a look at it leaves all as it is
     if request.detach:
         await frames.send(Started(pid))
     else:
-        await _attend(machine, frames, terminal, process)
+        terminal.attend(pid)
+        await _attend(machine, frames, terminal, pid)
 
 
-async def _attend(
-    machine: Machine, frames: FrameStream, terminal: Terminal, process: Process
-) -> None:
+async def _attend(machine: Machine, frames: FrameStream, terminal: Terminal, pid: int) -> None:
     """Be the process's terminal until it has ended or the person has left."""
-    done = anyio.Event()
-    machine.attending.add(done)
-    terminal.bring_to_front(process.pid)
-    terminal.emit(Started(process.pid))
+    done, end = anyio.Event(), machine.table.end_of(pid)
+    machine.attending[done] = end
+    try:
+        await _show(machine, frames, terminal, end)
+        await _hang_up(machine, terminal, pid, end)
+    finally:
+        del machine.attending[done]
+        done.set()
+
+
+async def _show(machine: Machine, frames: FrameStream, terminal: Terminal, end: End) -> None:
+    """Show what happens and hear what the person does until either is over."""
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(_listen, machine, frames, terminal)
-        tasks.start_soon(_end, terminal, process)
+        tasks.start_soon(_end, terminal, end)
         try:
             while (event := await terminal.next_event()) is not None:
                 await frames.send(event)
         except GONE:
             terminal.close()
         tasks.cancel_scope.cancel()
-    machine.attending.discard(done)
-    done.set()
+
+
+async def _hang_up(machine: Machine, terminal: Terminal, pid: int, end: End) -> None:
+    """End what the terminal leaves behind, and its process if that sleeps."""
+    sender = "the end of its terminal"
     for left in machine.table:
         if left.terminal is terminal:
-            machine.launcher.signal(left, "TERM", sender="the end of its terminal")
+            machine.launcher.signal(left, "TERM", sender=sender)
+    if not end.told.is_set() and machine.table.get(pid) is None:
+        await machine.launcher.deliver(pid, "TERM", sender=sender)
 
 
-async def _end(terminal: Terminal, process: Process) -> None:
+async def _end(terminal: Terminal, end: End) -> None:
     """When the process has ended, that is the last event."""
-    await process.ended.wait()
-    if process.exit is not None:
-        terminal.emit(Ended(process.exit, process.error))
-    elif process.error is not None:
-        terminal.emit(Refused(process.error))
+    await end.told.wait()
+    if end.exit is not None:
+        terminal.emit(Ended(end.exit, end.error))
+    elif end.error is not None:
+        terminal.emit(Refused(end.error))
     terminal.close()
 
 
 async def _listen(machine: Machine, frames: FrameStream, terminal: Terminal) -> None:
-    """What the person does: answers, and Ctrl-C for the process in front."""
+    """What the person does, until they hang up."""
     while True:
         try:
             request = decode(await frames.receive(), _from_terminal)
         except (*GONE, SyscallError):
             terminal.close()
             return
-        match request:
-            case Input():
-                terminal.answer(request.ask, request.text)
-            case Interrupt():
-                front = machine.table.get(terminal.front) if terminal.front else None
-                if front is not None:
-                    machine.launcher.signal(front, "TERM")
-            case _:
-                terminal.emit(Refused(E_ARG("one request per connection").reply()))
+        try:
+            await _obey(machine, terminal, request)
+        except SyscallError as error:
+            terminal.emit(Notice(error.message))
+
+
+async def _obey(machine: Machine, terminal: Terminal, request: FromTerminal) -> None:
+    """An answer, for whoever asked it; Ctrl-C, for the process in front."""
+    match request:
+        case Input():
+            asker = terminal.answer(request.ask, request.text)
+            if asker is not None:
+                await machine.launcher.wake_if_asleep(asker)
+        case Interrupt():
+            if terminal.front is not None:
+                await machine.launcher.deliver(terminal.front, "TERM")
+        case _:
+            terminal.emit(Refused(E_ARG("one request per connection").reply()))
 
 
 async def _send_log(machine: Machine, frames: FrameStream, pid: int) -> None:

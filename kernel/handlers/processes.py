@@ -1,7 +1,7 @@
 """Processes: `spawn`, `wait`, `signal`, `ps`."""
 
 from llmos.memory.db import Connection
-from llmos.syscalls.errors import E_ARG, E_KERNEL, E_PERM, raise_reply
+from llmos.syscalls.errors import E_KERNEL, E_PERM, raise_reply
 from llmos.syscalls.process import (
     PidReply,
     ProcessExit,
@@ -14,9 +14,6 @@ from llmos.syscalls.process import (
 )
 
 from ..listing import list_processes, read_exit
-from ..machine import Machine
-from ..process import Process
-from ..terminal import Terminal
 from .trap import Effect, Trap
 
 
@@ -42,45 +39,29 @@ async def sys_spawn(trap: Trap, call: Spawn) -> Effect:
 
 
 async def sys_wait(trap: Trap, call: Wait) -> ProcessExit:
-    """Wait for a child's end. A child that a dead kernel left behind is brought back first."""
+    """Wait for a child's end. A child that was left behind is to go on."""
     machine, parent = trap.machine, trap.process
+    end = machine.table.end_of(call.pid)  # before the store is read: so no end is missed
     child = machine.table.get(call.pid)
     if child is None:
         ended = await read_exit(machine, call.pid, parent.pid)
         if ended is not None:
             return ended
-        child = await _bring_back(machine, call.pid, parent.terminal)
-    if child.parent != parent.pid:
+        machine.launcher.wake([call.pid])
+    elif child.parent != parent.pid:
         raise E_PERM(f"process {call.pid} is not a child of this one", field="pid")
     if call.foreground:
-        child.terminal.bring_to_front(child.pid)
-    await child.ended.wait()
-    if child.exit is None:
-        raise_reply(child.error or E_KERNEL(f"process {call.pid} went away").reply())
-    return child.exit
-
-
-async def _bring_back(machine: Machine, pid: int, terminal: Terminal) -> Process:
-    """A process that is left behind lives again: by this wait, or by another one just now."""
-    try:
-        return await machine.launcher.resume(pid, terminal)
-    except E_ARG:
-        child = machine.table.get(pid)
-        if child is None:
-            raise
-        return child
+        (child or parent).terminal.bring_to_front(call.pid)
+    await end.told.wait()
+    if end.exit is None:
+        raise_reply(end.error or E_KERNEL(f"process {call.pid} went away").reply())
+    return end.exit
 
 
 async def sys_signal(trap: Trap, call: Signal) -> Signalled:
-    """Signal a process of the same tenant; one that a dead kernel left behind can be ended."""
-    machine, tenant = trap.machine, trap.process.tenant
-    target = machine.table.get(call.pid)
-    if target is None:
-        return Signalled(await machine.launcher.end_evicted(call.pid, call.name, tenant))
-    if target.tenant != tenant:
-        return Signalled(delivered=False)
-    machine.launcher.signal(target, call.name)
-    return Signalled(delivered=True)
+    """Signal a process of the same tenant, whether it lives, sleeps or was left behind."""
+    deliver = trap.machine.launcher.deliver
+    return Signalled(await deliver(call.pid, call.name, tenant=trap.process.tenant))
 
 
 async def sys_ps(trap: Trap, call: Ps) -> ProcessList:

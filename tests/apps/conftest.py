@@ -74,7 +74,7 @@ class KernelInMemory:
         system = System(theirs)
         async with anyio.create_task_group() as group:
             group.start_soon(self.serve, ours)
-            group.start_soon(system.receive)
+            group.start_soon(system.hear)
             yield system
             group.cancel_scope.cancel()
         await ours.aclose()

@@ -116,8 +116,8 @@ async def open_system(machine: Machine, process: Process) -> AsyncIterator[Syste
         frames = FrameStream(stream)
         await frames.send(Hello(PROTOCOL_VERSION, process.pid, TOKEN))
         system = System(frames)
-        await system.receive()
-        tasks.start_soon(system.receive)
+        await system.hear()
+        tasks.start_soon(system.hear)
         yield system
         tasks.cancel_scope.cancel()
 

@@ -1,8 +1,10 @@
 """Bytes that are no calls: each is answered as the design says, and nobody else notices."""
 
 import os
+import socket
 import struct
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from pathlib import Path
 
 import anyio
@@ -10,9 +12,11 @@ import msgspec
 import pytest
 from anyio.abc import UNIXSocketStream
 
+from llmos.kernel.gates.app import serve_app
 from llmos.kernel.machine import Machine
 from llmos.kernel.process import MAX_CALLS_IN_FLIGHT, Process
 from llmos.syscalls.errors import E_ARG, E_BUSY, E_FRAME, E_NONDETERMINISM, E_PERM
+from llmos.syscalls.stream import BytesOnlyStream
 from llmos.syscalls.wire import (
     MAX_FRAME_BYTES,
     PROTOCOL_VERSION,
@@ -354,6 +358,23 @@ async def test_descriptors_with_hello_close_the_stream(
         await raw.send_fds(hello, [file.fileno()])
 
     assert await goodbye_of(raw) == E_FRAME.code
+
+
+async def test_a_call_that_comes_in_the_moment_in_which_the_kernel_stops_disturbs_nobody(
+    machine: Machine, process: Process
+) -> None:
+    ours, theirs = socket.socketpair()
+    with theirs:
+        async with aclosing(await BytesOnlyStream.adopt(ours)) as stream:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(serve_app, machine, process, stream, TOKEN)
+                stream.data_received(encode_frame(Hello(PROTOCOL_VERSION, process.pid, TOKEN)))
+                stream.data_received(encode_frame(request("getpid", {})))
+                await anyio.wait_all_tasks_blocked()
+                stream.data_received(encode_frame(request("getpid", {}, 1)))
+                tasks.cancel_scope.cancel()
+
+    assert process.next_seq == {"0": 2}
 
 
 async def test_every_encoding_of_the_msgpack_test_suite_gets_an_answer(

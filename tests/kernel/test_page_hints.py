@@ -13,6 +13,7 @@ from llmos.kernel.models import Model
 from llmos.syscalls.errors import E_TOOL
 
 from .conftest import Attach, MakeApp, start
+from .sleeping import load_sleepy, wait_asleep
 from .test_launch import finish
 
 pytestmark = pytest.mark.anyio
@@ -73,3 +74,18 @@ async def test_a_process_that_ends_is_gone(
         await finish(process)
 
     assert heard == [(process.pid, "gone", None)]
+
+
+async def test_a_process_that_gives_up_its_os_process_is_expected_when_its_time_is_over(
+    make_app: MakeApp, tmp_path: Path
+) -> None:
+    async with boot(load_sleepy(tmp_path)) as machine:
+        heard = listen(machine)
+        app = make_app("sleeper", "await sys_.sleep(1000)")
+        process = await start(machine, app, tmp_path)
+        await wait_asleep(machine, process.pid)
+
+    ((pid, kind, seconds),) = heard
+    assert (pid, kind) == (process.pid, "person")
+    assert seconds is not None
+    assert 900 < seconds <= 1000

@@ -1,5 +1,6 @@
 """The control block of a process, what `ps` makes of it, and the table of live ones."""
 
+import gc
 from pathlib import Path
 
 import anyio
@@ -9,8 +10,9 @@ import pytest
 from llmos.kernel.capability import Capabilities
 from llmos.kernel.manifest import Manifest
 from llmos.kernel.process import CallInFlight, Process, ProcessSpec, ProcessTable
-from llmos.kernel.terminal import NOBODY
+from llmos.kernel.terminal import NOBODY, Terminal
 from llmos.syscalls.errors import E_PERM
+from llmos.syscalls.process import ProcessExit
 from llmos.syscalls.types import MAX_SEED
 from llmos.syscalls.wire import Request
 
@@ -145,23 +147,44 @@ def test_the_table_may_change_while_it_is_walked() -> None:
     assert len(table) == 0
 
 
-async def test_waiting_for_an_empty_table_ends_with_the_last_process() -> None:
-    table, processes = ProcessTable(), [make(1), make(2)]
-    for process in processes:
-        table.add(process)
+async def test_whoever_waits_is_told_that_the_table_has_changed() -> None:
+    table, process, seen = ProcessTable(), make(1), list[int]()
+    table.add(process)
 
-    async def end_all() -> None:
-        for process in processes:
-            await anyio.wait_all_tasks_blocked()
-            table.remove(process)
+    async def watch() -> None:
+        for _ in range(2):
+            await table.wait_changed()
+            seen.append(len(table))
 
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(end_all)
-        await table.wait_empty()
+        tasks.start_soon(watch)
+        await anyio.wait_all_tasks_blocked()
+        table.remove(process)
+        await anyio.wait_all_tasks_blocked()
+        table.tell_end(1, None, None)
 
-    assert len(table) == 0
+    assert seen == [0, 0]
 
 
-async def test_an_empty_table_is_not_waited_for() -> None:
-    with anyio.fail_after(1):
-        await ProcessTable().wait_empty()
+def test_an_end_is_told_to_who_waits_by_number_and_to_who_has_the_process() -> None:
+    table, process = ProcessTable(), make(1)
+    waiting = table.end_of(1)
+    table.add(process)
+    ended = ProcessExit(1, "exited", 0)
+
+    table.tell_end(1, ended, None)
+
+    assert process.end is waiting
+    assert (process.exit, process.ended.is_set()) == (ended, True)
+    assert table.end_of(1) is not waiting
+
+
+def test_a_terminal_is_known_as_long_as_somebody_has_it() -> None:
+    table, terminal = ProcessTable(), Terminal()
+    table.terminals[1] = terminal
+
+    assert table.terminals.get(1) is terminal
+    del terminal
+    gc.collect()
+
+    assert table.terminals.get(1) is None

@@ -3,7 +3,7 @@
 import anyio
 import pytest
 
-from llmos.kernel.protocol import Asked, Notice, Output, Withdrawn
+from llmos.kernel.protocol import Asked, Notice, Output, Started, Withdrawn
 from llmos.kernel.terminal import (
     MAX_BUFFERED_CHARS,
     MAX_BUFFERED_EVENTS,
@@ -297,3 +297,41 @@ async def test_a_person_with_too_much_unread_text_is_given_up() -> None:
     terminal.emit(Output(1, "x" * (MAX_BUFFERED_CHARS + 1)))
 
     assert terminal.closed.is_set()
+
+
+async def test_without_a_person_a_question_waits_and_all_else_is_dropped() -> None:
+    terminal, answers = Terminal(is_attended=False), list[str | None]()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(ask_into, answers, terminal, 2)
+        await anyio.wait_all_tasks_blocked()
+        terminal.emit(Output(2, "to nobody"))
+        terminal.attend(2)
+        assert await terminal.next_event() == Started(2)
+        await answer_next(terminal, "Ada")
+
+    assert answers == ["Ada"]
+
+
+async def test_who_comes_sees_first_what_is_in_front() -> None:
+    terminal = Terminal(is_attended=False)
+    for pid in (1, 2):
+        await be_cut_off(terminal, pid, "name?")
+
+    terminal.attend(2)
+
+    events = [await terminal.next_event() for _ in range(3)]
+    assert events[0] == Started(2)
+    assert isinstance(events[1], Notice)
+    assert events[2] == Asked(2, 2, "name?", ())
+
+
+async def test_an_answer_to_who_sleeps_is_known_to_be_there() -> None:
+    terminal = Terminal()
+    await be_cut_off(terminal, 3, "name?")
+    before = terminal.has_answer(3)
+
+    assert terminal.answer(1, "Ada") == 3
+
+    assert (before, terminal.has_answer(3), terminal.has_answer(4)) == (False, True, False)
+    assert terminal.answer(1, "Bob") is None

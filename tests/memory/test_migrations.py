@@ -36,6 +36,25 @@ async def test_a_file_that_stopped_after_the_first_step_is_brought_on(tmp_path: 
     await db.aclose()
 
 
+async def test_a_file_from_before_processes_slept_is_brought_on(tmp_path: Path) -> None:
+    path = tmp_path / "memory.db"
+    await Database.open(path).aclose()
+    with sqlite3.connect(path) as old:
+        for column in ("num_restarts", "restarted_at"):
+            old.execute(f"ALTER TABLE process DROP COLUMN {column}")
+        for name in ("INDEX process_parent", "INDEX process_unfinished"):
+            old.execute(f"DROP {name}")
+        for name in ("TABLE wait", "TABLE mail"):
+            old.execute(f"DROP {name}")
+        old.execute("PRAGMA user_version = 3")
+    old.close()
+
+    db = Database.open(path)
+
+    await test_the_steps_make_the_tables_of_the_metadata(db)
+    await db.aclose()
+
+
 async def test_an_empty_file_becomes_a_store(tmp_path: Path) -> None:
     path = tmp_path / "memory.db"
     path.touch()

@@ -1,9 +1,12 @@
 """The table of processes."""
 
+from functools import partial
+
 import pytest
 
 from llmos.memory import processes
 from llmos.memory.db import Database
+from llmos.memory.journal import append_output
 from llmos.syscalls.errors import E_STORAGE
 
 pytestmark = pytest.mark.anyio
@@ -66,3 +69,38 @@ async def test_a_pid_is_never_used_twice(db: Database) -> None:
     await db.write(lambda c: c.exec_driver_sql("DELETE FROM process").rowcount)
 
     assert await add(db, "ask") == pid + 1
+
+
+async def test_what_has_ended_is_not_changed_as_what_has_not(db: Database) -> None:
+    pids = [await add(db, "ask") for _ in range(2)]
+    await processes.update(db, pids[0], state="ZOMBIE", ended_at=2.5)
+
+    for pid in pids:
+        await db.write(partial(processes.change_unfinished, pid=pid, state="STOPPED"))
+
+    records = [await processes.get(db, pid) for pid in pids]
+    assert [record and record.state for record in records] == ["ZOMBIE", "STOPPED"]
+
+
+async def test_a_family_is_found_by_its_first_ancestor_and_its_living_children(
+    db: Database,
+) -> None:
+    root = await add(db, "shell")
+    child = await add(db, "ask", parent=root)
+    grandchild, gone = await add(db, "ask", parent=child), await add(db, "ask", parent=child)
+    await processes.update(db, gone, state="ZOMBIE", ended_at=2.5)
+
+    found = [await processes.find_left(db, pid) for pid in (root, child, grandchild)]
+
+    assert [left and left.root for left in found] == [root] * 3
+    assert await db.read(lambda c: processes.find_children(c, child)) == (grandchild,)
+
+
+async def test_what_there_is_of_a_process_is_found_in_one_read(db: Database) -> None:
+    pid = await add(db, "ask")
+    await db.write(lambda connection: append_output(connection, pid, "zwölf"))
+
+    found = await processes.find_left(db, pid)
+
+    assert found == (await processes.get(db, pid), pid, 5)
+    assert await processes.find_left(db, pid + 1) is None

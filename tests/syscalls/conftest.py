@@ -120,5 +120,5 @@ async def system(pipes: tuple[Pipe, Pipe], kernel: ScriptedKernel) -> AsyncItera
     """The SDK with its reader running."""
     system = System(FrameStream(pipes[0]))
     async with running() as tasks:
-        tasks.start_soon(system.receive)
+        tasks.start_soon(system.hear)
         yield system

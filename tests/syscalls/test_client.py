@@ -364,7 +364,7 @@ async def test_a_goodbye_is_raised_as_the_error_that_it_brings(
     await kernel.frames.send(Goodbye(E_KERNEL("stopping").reply()))
 
     with pytest.raises(E_KERNEL, match="stopping"):
-        await System(FrameStream(pipes[0])).receive()
+        await System(FrameStream(pipes[0])).hear()
 
 
 async def test_the_kernels_end_is_the_end_of_the_stream(
@@ -373,7 +373,7 @@ async def test_the_kernels_end_is_the_end_of_the_stream(
     await kernel.frames.aclose()
 
     with pytest.raises(EndOfStream):
-        await System(FrameStream(pipes[0])).receive()
+        await System(FrameStream(pipes[0])).hear()
 
 
 @pytest.mark.parametrize("frame", [Welcome(7, ("a", "b")), Deliver("TERM")])
@@ -382,7 +382,7 @@ async def test_a_welcome_and_a_signal_are_handed_to_the_reader(
 ) -> None:
     await kernel.frames.send(frame)
 
-    assert await System(FrameStream(pipes[0])).receive() == frame
+    assert await System(FrameStream(pipes[0])).hear() == frame
 
 
 async def test_a_reply_that_is_not_of_the_calls_type_is_an_error(
@@ -406,7 +406,7 @@ async def test_a_call_that_is_cancelled_after_the_kernel_has_gone_is_only_cancel
         tasks.cancel_scope.cancel()
 
     with pytest.raises(EndOfStream):
-        await system.receive()
+        await system.hear()
 
 
 def test_main_is_async_and_takes_the_system() -> None:

@@ -11,8 +11,17 @@ from hypothesis import strategies as st
 from llmos.syscalls.files import ReadFile
 from llmos.syscalls.memory import Recall, Remember
 from llmos.syscalls.process import Ps
-from llmos.syscalls.types import MAX_SEED, Message, Pid, Sampling, Seq, Strand, ToolCall
-from llmos.syscalls.values import MAX_SLEEP_SECONDS, Sleep
+from llmos.syscalls.types import (
+    MAX_SEED,
+    MAX_SLEEP_SECONDS,
+    Message,
+    Pid,
+    Sampling,
+    Seq,
+    Strand,
+    ToolCall,
+)
+from llmos.syscalls.values import Sleep
 from llmos.syscalls.wire import decode, encode
 
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=50)
