@@ -8,6 +8,7 @@ between is one of a sleeping process, and longer each time until a run was long 
 from typing import NamedTuple
 
 from llmos.memory import processes, waits
+from llmos.memory.chunks import delete_all_chunks
 from llmos.memory.db import Connection
 from llmos.memory.journal import forget_calls
 from llmos.memory.processes import ProcessRecord
@@ -96,4 +97,5 @@ def _write(
     if not plan.is_anew:
         return ()
     forget_calls(connection, pid)
+    delete_all_chunks(connection, pid)
     return processes.find_children(connection, pid)

@@ -1,6 +1,7 @@
 """Restart policies: what goes on after its main is over, from where, and after how long."""
 
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 
 import anyio
@@ -12,6 +13,7 @@ from llmos.kernel.main import boot
 from llmos.kernel.manifest import RestartPolicy
 from llmos.kernel.protocol import Notice
 from llmos.kernel.restart import GOOD_RUN_SECONDS, MAX_WAIT_SECONDS, Restart, plan_restart
+from llmos.memory.db import Connection
 from llmos.memory.journal import load, read_output
 from llmos.memory.processes import ProcessRecord
 from llmos.syscalls.wire import Exit
@@ -123,6 +125,30 @@ async def test_a_main_that_raises_begins_anew(
     assert await read_output(machine.db, process.pid) == "again\nagain\n"
     assert [row.seq for row in await load(machine.db, process.pid)] == [0, 1]
     assert (await read_record(machine, process.pid)).num_restarts == 1
+
+
+async def test_what_begins_anew_has_nothing_of_the_generations_before(
+    machine: Machine, make_app: MakeApp, tmp_path: Path
+) -> None:
+    body = """
+    async def fail():
+        await anyio.sleep(0.3)
+        raise KeyError("x")
+    await sys_.gather(sys_.generate("!slow 20 " + "word " * 500), fail())
+    """
+    app = make_restarting(make_app, tmp_path, "on-failure", body)
+    process = await start(machine, app, tmp_path)
+
+    await wait_asleep(machine, process.pid)
+
+    for table in ("journal", "chunk"):
+        query = f"SELECT count(*) FROM {table} WHERE pid = ?"
+        rows = await machine.db.read(partial(count_rows, query=query, pid=process.pid))
+        assert rows == 0
+
+
+def count_rows(connection: Connection, query: str, pid: int) -> int:
+    return int(connection.exec_driver_sql(query, (pid,)).scalar_one())
 
 
 async def test_without_a_policy_a_crash_is_the_end(
