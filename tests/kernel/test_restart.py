@@ -131,10 +131,10 @@ async def test_what_begins_anew_has_nothing_of_the_generations_before(
     machine: Machine, make_app: MakeApp, tmp_path: Path
 ) -> None:
     body = """
-    async def fail():
-        await anyio.sleep(0.3)
-        raise KeyError("x")
-    await sys_.gather(sys_.generate("!slow 20 " + "word " * 500), fail())
+    import asyncio
+    beside = asyncio.ensure_future(sys_.generate("!slow 20 " + "word " * 500))
+    await anyio.sleep(0.8)
+    raise KeyError("x")
     """
     app = make_restarting(make_app, tmp_path, "on-failure", body)
     process = await start(machine, app, tmp_path)
