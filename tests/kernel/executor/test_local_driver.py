@@ -45,7 +45,7 @@ async def read_all(
     at_every_delta: Callable[[], None] = lambda: None,
     notes: list[str] | None = None,
 ) -> tuple[str, Finished]:
-    text = ""
+    text, num_deltas = "", 0
     async for event in driver.generate(job):
         match event:
             case Finished():
@@ -53,7 +53,8 @@ async def read_all(
             case Note():
                 (notes if notes is not None else []).append(event.text)
             case TextDelta():
-                if not text:
+                num_deltas += 1
+                if num_deltas == 1:
                     at_first_delta()
                 at_every_delta()
                 text += event.text
