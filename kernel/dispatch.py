@@ -14,23 +14,27 @@ from llmos.memory.db import Connection
 from llmos.syscalls.errors import (
     E_ARG,
     E_CANCELLED,
+    E_IN_DOUBT,
     E_KERNEL,
     SyscallError,
 )
 from llmos.syscalls.table import TABLE, Syscall
 from llmos.syscalls.tool import Tool
+from llmos.syscalls.values import Patch, Patched
 from llmos.syscalls.wire import Failure, Reply, Request, decode, encode
 
+from .admission import give_back
 from .capability import check
 from .handlers import HANDLERS, Effect, Send, Trap
 from .journal import Entry, digest_call
 from .machine import Machine
 from .process import Process
-from .replay import check_interrupted, find_recorded, recorded_result, require_same
+from .replay import find_recorded, is_passed, recorded_result, require_same
 
 logger = logging.getLogger(__name__)
 _decoders = {row.name: msgspec.msgpack.Decoder(row.request) for row in TABLE.values()}
 _DURABLE_INTENT = frozenset({"once", "idempotent", "wait"})
+_UNLIMITED = frozenset({"checkpoint"})  # what makes a full journal an empty one
 
 
 async def dispatch(
@@ -39,7 +43,8 @@ async def dispatch(
     """Perform one admitted call of a process, or a call that comes `again`, and send its reply."""
     key = (request.strand, request.seq)
     answer: Reply | Failure | None = None
-    with process.in_flight[key].scope:
+    call = process.in_flight[key]
+    with call.scope:
         try:
             result = await _perform(machine, process, request, again, send)
             answer = Reply(*key, msgspec.Raw(result))
@@ -49,7 +54,8 @@ async def dispatch(
             logger.exception("%s of process %d", request.name, process.pid)
             answer = fail_request(request, E_KERNEL(f"{request.name} failed; see the kernel's log"))
     await send(answer or fail_request(request, E_CANCELLED("the call was cancelled")))
-    del process.in_flight[key]  # only now: replies that the app does not read count as well
+    if process.in_flight.get(key) is call:  # it has not given its number to another call
+        del process.in_flight[key]  # only now: replies that the app does not read count as well
 
 
 def fail_request(request: Request, error: SyscallError) -> Failure:
@@ -66,9 +72,12 @@ async def _perform(
         raise E_ARG(f"there is no syscall {request.name!r}", field="name")
     call = decode(request.args, _decoders[row.name])
     digest = digest_call(call)
+    if isinstance(call, Patch) and not again and is_passed(process, request, call, digest):
+        give_back(process, request)
+        return encode(Patched(applies=False))
     recorded = await find_recorded(machine, process, request, again)
     if recorded is not None:
-        require_same(recorded, row.name, digest)
+        require_same(recorded, row.name, digest, process.code_hash)
         result = recorded_result(recorded)
         if result is not None:
             return result
@@ -79,7 +88,8 @@ async def _perform(
     trap = Trap(machine, process, *where, arguments, entry, send)
     if effect == "null":
         return encode(await HANDLERS[row.name](trap, call))
-    check_interrupted(recorded)
+    if recorded is None and row.name not in _UNLIMITED:
+        machine.journal.limits.require_room(process)
     await machine.degraded.wait_admitted(process, len(request.args))
     if effect in _DURABLE_INTENT:
         await entry.begin(durable=True)
@@ -105,7 +115,7 @@ async def _handle(trap: Trap, row: Syscall, call: msgspec.Struct, entry: Entry) 
         outcome = await HANDLERS[row.name](trap, call)
         result = await _commit(outcome, entry)
     except SyscallError as error:
-        entry.fail(error.reply())
+        entry.fail(error.reply(), "IN_DOUBT" if isinstance(error, E_IN_DOUBT) else "FAILED")
         raise
     except anyio.get_cancelled_exc_class():
         if scope.cancel_called:

@@ -10,18 +10,20 @@ from collections.abc import Iterable
 import msgspec
 
 from llmos.memory.journal import JournalRow, find
-from llmos.syscalls.errors import E_IN_DOUBT, E_NONDETERMINISM, ErrorReply, raise_reply
+from llmos.syscalls.errors import E_NONDETERMINISM, ErrorReply, raise_reply
 from llmos.syscalls.types import Usage
+from llmos.syscalls.values import Patch
 from llmos.syscalls.wire import Request
 
 from .machine import Machine
-from .process import Process
+from .process import Process, Reach
 
-_MODEL_CALLS = frozenset({"generate", "score", "embed"})
+NOWHERE = Reach(0, 0)
+_USING_CALLS = frozenset({"generate", "score", "embed", "checkpoint"})
 
 
 class _Used(msgspec.Struct):
-    """What the replies of all models' calls have."""
+    """What the replies of all calls with usage have."""
 
     usage: Usage
 
@@ -43,14 +45,55 @@ async def find_recorded(
     return process.journaled.pop((request.strand, request.seq), None)
 
 
-def require_same(recorded: JournalRow, name: str, digest: bytes) -> None:
-    """E_NONDETERMINISM if the row is of another call."""
-    if (recorded.name, recorded.digest) != (name, digest):
-        other = "other arguments" if recorded.name == name else f"{name!r}"
-        raise E_NONDETERMINISM(
-            f"step {recorded.strand}:{recorded.seq} was {recorded.name!r} in the journal; "
-            f"now it came with {other}"
+def require_same(recorded: JournalRow, name: str, digest: bytes, code_hash: str) -> None:
+    """E_NONDETERMINISM if the row is of another call than this one of the app's code as it is."""
+    if (recorded.name, recorded.digest) == (name, digest):
+        return
+    came = f"{name!r}"
+    if recorded.name == name:
+        digests = f"digest {digest.hex()[:8]}, in the journal {recorded.digest.hex()[:8]}"
+        came = f"other arguments ({digests})"
+    cause = "fix: take what may differ from run to run from calls: sys.now, sys.random, sys.uuid"
+    if recorded.code_hash != code_hash:
+        cause = (
+            "the app's code has changed since that step; "
+            "fix: keep the old way beside the new one with sys.patch, or begin anew with llmos run"
         )
+    raise E_NONDETERMINISM(
+        f"step {recorded.strand}:{recorded.seq} was {recorded.name!r} in the journal; "
+        f"now it came with {came}; {cause}"
+    )
+
+
+def is_passed(process: Process, request: Request, call: Patch, digest: bytes) -> bool:
+    """Whether an earlier run went past this place without this patch: its journal goes on there.
+
+    It may go on in the strand itself or in branches that the strand had not begun before.
+    """
+    row = process.journaled.get((request.strand, request.seq))
+    if row is not None:
+        return (row.name, row.digest) != (request.name, digest)
+    if process.reach is None:
+        process.reach = measure_reach(process.journaled)
+    reach = process.reach.get(request.strand, NOWHERE)
+    return reach.num_calls > request.seq or reach.num_children > call.num_children
+
+
+def measure_reach(numbers: Iterable[tuple[str, int]]) -> dict[str, Reach]:
+    """How far each strand goes that has one of these numbers, or has such a strand below it."""
+    calls: dict[str, int] = {}
+    for strand, seq in numbers:
+        calls[strand] = max(calls.get(strand, 0), seq + 1)
+    children: dict[str, int] = {}
+    for strand in calls:
+        parent, _, child = strand.rpartition(".")
+        while parent and children.get(parent, 0) < int(child):
+            children[parent] = int(child)
+            parent, _, child = parent.rpartition(".")
+    return {
+        strand: Reach(calls.get(strand, 0), children.get(strand, 0))
+        for strand in {*calls, *children}
+    }
 
 
 def recorded_result(recorded: JournalRow) -> bytes | None:
@@ -63,19 +106,10 @@ def recorded_result(recorded: JournalRow) -> bytes | None:
 
 
 def count_tokens(rows: Iterable[JournalRow]) -> tuple[int, int]:
-    """Prompt and completion tokens of the models' calls that had finished."""
+    """Prompt and completion tokens of the calls that had finished, and before a checkpoint."""
     usages = [
         _used_decoder.decode(row.result).usage
         for row in rows
-        if row.name in _MODEL_CALLS and row.result is not None
+        if row.name in _USING_CALLS and row.result is not None
     ]
     return sum(u.prompt_tokens for u in usages), sum(u.completion_tokens for u in usages)
-
-
-def check_interrupted(recorded: JournalRow | None) -> None:
-    """An interrupted `once` call may have had its effect: E_IN_DOUBT, never a second run."""
-    if recorded is not None and recorded.effect == "once":
-        raise E_IN_DOUBT(
-            f"{recorded.name} of step {recorded.strand}:{recorded.seq} was interrupted; "
-            "whether it had its effect is not known"
-        )

@@ -133,7 +133,7 @@ class _Calls:
                             await self._send(fail_request(request, error))
                     case Cancel() as cancel:
                         call = self._process.in_flight.get((cancel.strand, cancel.seq))
-                        if call is not None:
+                        if call is not None and self._process.next_argv is None:
                             call.cancel()
                     case Joined() as joined:
                         join(self._process, joined)
