@@ -14,7 +14,6 @@ from typing import Any, TypeGuard, TypeVar
 
 import anyio
 import msgspec
-from anyio.lowlevel import checkpoint_if_cancelled
 
 from .branch import Branch
 from .errors import E_ARG, E_BUSY, E_CANCELLED, raise_reply
@@ -102,7 +101,6 @@ class Caller:
         strand = current_strand.get(self._root)
         async with self._room:
             if self._is_closed:
-                await checkpoint_if_cancelled()  # whoever was cancelled hears that instead
                 raise _ending()
             if strand.is_deciding and row.request is not Patch:
                 raise _undecided(strand)

@@ -16,16 +16,16 @@ async def sys_tool(trap: Trap, call: Tool) -> ToolResult | Effect:
     tools, clock = trap.machine.tools, trap.machine.clock
     tell = partial(_tell, trap, call, clock.monotonic())
     trap.machine.models.hint(trap.process.pid, "tool", tools.expect_seconds(call.name))
-    outcome: ToolResult | Write | None = None
-    text = ""
+    problem: str | None = ""
     try:
         outcome = await _run(trap, call)
+        problem = None
     except SyscallError as error:
-        text = error.message
+        problem = error.message
         raise
     finally:
-        if outcome is None:
-            tell(text, failed=True)
+        if problem is not None:
+            tell(problem, failed=True)
     if isinstance(outcome, ToolResult):
         tell(outcome.text, failed=False)
         return outcome
