@@ -29,7 +29,8 @@ class JournalLimits(msgspec.Struct, frozen=True):
         process.num_journal_rows += is_new
         process.num_journal_bytes += body_bytes + ROW_BYTES * is_new
         if before < WARN_SHARE <= self._share(process):
-            process.terminal.emit(Notice(f"the journal of process {process.pid} is half full"))
+            what = f"the journal of process {process.pid} is half full"
+            process.terminal.emit(Notice(f"{what}; fix: sys.checkpoint, before calls are refused"))
 
     def require_room(self, process: Process) -> None:
         """E_LIMIT when the journal is full."""

@@ -79,7 +79,8 @@ async def test_a_process_is_warned_once_at_half(attach: Attach, limit: Limit) ->
 
     events = [await process.terminal.next_event() for _ in range(7)]
     notices = [event for event in events if isinstance(event, Notice)]
-    assert notices == [Notice(f"the journal of process {process.pid} is half full")]
+    what = f"the journal of process {process.pid} is half full"
+    assert notices == [Notice(f"{what}; fix: sys.checkpoint, before calls are refused")]
     assert sum(isinstance(event, Output) for event in events) == 6
 
 
