@@ -102,7 +102,7 @@ async def sys_checkpoint(trap: Trap, call: Checkpoint) -> None:
     num_others = sum(not other.scope.cancel_called for other in process.in_flight.values()) - 1
     if num_others:
         raise E_BUSY(
-            f"{num_others} other calls are under way; fix: await or cancel them before sys.checkpoint",
+            f"{num_others} other calls are under way; fix: await or cancel them before",
             field="calls",
         )
     process.next_argv = call.argv

@@ -1,4 +1,4 @@
-"""What a replay sees again: `now`, `sleep`, `random`, `uuid`, `patch`; and `getpid`, the null call."""
+"""What a replay sees again: `now`, `sleep`, `random`, `uuid`, `patch`; `getpid`, the null call."""
 
 import secrets
 import uuid

@@ -3,9 +3,9 @@
 | effect | it promises | an interrupted call |
 |---|---|---|
 | read | to change nothing | runs again |
-| idempotent | that a second call with the same key changes nothing more | runs again, with the same key |
-| once | nothing | is looked up by `reconcile`, where there is one; else E_IN_DOUBT |
-| transactional | to write to the store alone, in the transaction of its row | has not happened: runs again |
+| idempotent | that a second call with the same key changes nothing | runs again, same key |
+| once | nothing | is looked up by `reconcile`; without one E_IN_DOUBT |
+| transactional | to write to the store alone, with its row | has not happened: runs again |
 
 Sources: Stripe's idempotency keys; the two generals' problem (Gray, 1978), for `once`.
 """
