@@ -29,7 +29,14 @@ from .handlers import HANDLERS, Effect, Send, Trap
 from .journal import Entry, digest_call
 from .machine import Machine
 from .process import Process
-from .replay import find_recorded, is_passed, recorded_result, require_same
+from .replay import (
+    cancelled_error,
+    find_recorded,
+    is_passed,
+    recorded_result,
+    require_same,
+    was_abandoned,
+)
 
 logger = logging.getLogger(__name__)
 _decoders = {row.name: msgspec.msgpack.Decoder(row.request) for row in TABLE.values()}
@@ -78,6 +85,8 @@ async def _perform(
     recorded = await find_recorded(machine, process, request, again)
     if recorded is not None:
         require_same(recorded, row.name, digest, process.code_hash)
+        if not again and was_abandoned(recorded):
+            await anyio.sleep_forever()  # until the app gives it up once more
         result = recorded_result(recorded)
         if result is not None:
             return result
@@ -110,7 +119,7 @@ def _effect(machine: Machine, row: Syscall, call: msgspec.Struct) -> tuple[str, 
 
 async def _handle(trap: Trap, row: Syscall, call: msgspec.Struct, entry: Entry) -> bytes:
     """Run the handler and write how it ended. A kernel that stops leaves the row as INTENT."""
-    scope = trap.process.in_flight[trap.strand, trap.seq].scope
+    in_flight = trap.process.in_flight[trap.strand, trap.seq]
     try:
         outcome = await HANDLERS[row.name](trap, call)
         result = await _commit(outcome, entry)
@@ -118,8 +127,8 @@ async def _handle(trap: Trap, row: Syscall, call: msgspec.Struct, entry: Entry) 
         entry.fail(error.reply(), "IN_DOUBT" if isinstance(error, E_IN_DOUBT) else "FAILED")
         raise
     except anyio.get_cancelled_exc_class():
-        if scope.cancel_called:
-            cancelled = E_CANCELLED("the call was cancelled", partial=trap.partial)
+        if in_flight.scope.cancel_called:
+            cancelled = cancelled_error(in_flight.is_abandoned, trap.partial)
             entry.fail(cancelled.reply(), "CANCELLED")
             raise cancelled from None
         raise

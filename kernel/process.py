@@ -7,6 +7,7 @@ usage. Everything durable about a process is in the store; this is what only a l
 
 import hashlib
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -43,14 +44,21 @@ class ProcessSpec(msgspec.Struct, frozen=True):
     capabilities: Capabilities
 
 
-class CallInFlight(NamedTuple):
+@dataclass(slots=True, eq=False)
+class CallInFlight:
     """A call that has no reply yet."""
 
     request: Request
     scope: anyio.CancelScope
+    is_abandoned: bool = False
 
     def cancel(self) -> None:
-        """The app no longer waits for it, or the process has to end."""
+        """The process has to end."""
+        self.scope.cancel()
+
+    def abandon(self) -> None:
+        """The app no longer waits for it."""
+        self.is_abandoned = True
         self.scope.cancel()
 
 

@@ -1,7 +1,8 @@
 """Replay: a call that the journal already holds is answered from it.
 
 The app's main runs again from its start, or an app sends a request again; each call is matched by
-(strand, seq) and must be the same call. Finished calls are answered as they were; an interrupted
+(strand, seq) and must be the same call. Finished calls are answered as they were, one that the app
+gave up is not, and an interrupted
 one goes on by its effect.
 """
 
@@ -10,7 +11,7 @@ from collections.abc import Iterable
 import msgspec
 
 from llmos.memory.journal import JournalRow, find
-from llmos.syscalls.errors import E_NONDETERMINISM, ErrorReply, raise_reply
+from llmos.syscalls.errors import E_CANCELLED, E_NONDETERMINISM, ErrorReply, raise_reply
 from llmos.syscalls.types import Usage
 from llmos.syscalls.values import Patch
 from llmos.syscalls.wire import Request
@@ -18,6 +19,7 @@ from llmos.syscalls.wire import Request
 from .machine import Machine
 from .process import Process, Reach
 
+ABANDONED = "app"
 NOWHERE = Reach(0, 0)
 _USING_CALLS = frozenset({"generate", "score", "embed", "checkpoint"})
 
@@ -103,6 +105,23 @@ def recorded_result(recorded: JournalRow) -> bytes | None:
     if recorded.error is not None:
         raise_reply(_error_decoder.decode(recorded.error))
     return None
+
+
+def cancelled_error(is_abandoned: bool, partial: str | None) -> E_CANCELLED:
+    """What the journal says of a call that was cancelled: by its app, or for its process to end."""
+    if is_abandoned:
+        return E_CANCELLED("the app gave the call up", field=ABANDONED, partial=partial)
+    return E_CANCELLED("the call was cancelled", partial=partial)
+
+
+def was_abandoned(recorded: JournalRow) -> bool:
+    """Whether the app gave the call up: it saw no reply then, and must see none in a replay.
+
+    What made it stop waiting (its own timeout, another branch) is the app's, and comes again.
+    """
+    if recorded.state != "CANCELLED" or recorded.error is None:
+        return False
+    return _error_decoder.decode(recorded.error).field == ABANDONED
 
 
 def count_tokens(rows: Iterable[JournalRow]) -> tuple[int, int]:

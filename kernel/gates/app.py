@@ -134,7 +134,7 @@ class _Calls:
                     case Cancel() as cancel:
                         call = self._process.in_flight.get((cancel.strand, cancel.seq))
                         if call is not None and self._process.next_argv is None:
-                            call.cancel()
+                            call.abandon()
                     case Joined() as joined:
                         join(self._process, joined)
                     case Hello():

@@ -55,3 +55,43 @@ async def test_a_branch_that_was_cancelled_ends_where_it_did_in_a_replay(
     with anyio.fail_after(20):
         assert await main(again) == first
     assert len(await read_rows(machine, process)) == 3
+
+
+async def test_a_timeout_of_the_apps_own_comes_again_in_a_replay(
+    attach: Attach, machine: Machine
+) -> None:
+    async def main(sys: System) -> tuple[bool, float]:
+        with anyio.move_on_after(0.05) as scope:
+            await sys.sleep(1000.0)
+        return scope.cancelled_caught, await sys.random()
+
+    system, process = await attach()
+    first = await main(system)
+    await begin_replay(machine, process)
+    again, _ = await attach(again=process)
+
+    assert await main(again) == first
+    assert first[0]
+    assert [row.state for row in await read_rows(machine, process)] == ["CANCELLED", "DONE"]
+
+
+async def test_the_loser_of_a_race_loses_again(attach: Attach, machine: Machine) -> None:
+    async def main(sys: System) -> list[str]:
+        done: list[str] = []
+
+        async def run(name: str, seconds: float, scope: anyio.CancelScope) -> None:
+            await sys.sleep(seconds)
+            done.append(name)
+            scope.cancel()
+
+        with anyio.CancelScope() as scope:
+            await sys.gather(run("slow", 1000.0, scope), run("fast", 0.0, scope))
+        return done
+
+    system, process = await attach()
+    first = await main(system)
+    await begin_replay(machine, process)
+    again, _ = await attach(again=process)
+
+    with anyio.fail_after(20):
+        assert await main(again) == first == ["fast"]
