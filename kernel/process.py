@@ -57,8 +57,8 @@ class CallInFlight:
         self.scope.cancel()
 
     def abandon(self) -> None:
-        """The app no longer waits for it."""
-        self.is_abandoned = True
+        """The app no longer waits for it; nothing new for a call that was cancelled before."""
+        self.is_abandoned = self.is_abandoned or not self.scope.cancel_called
         self.scope.cancel()
 
 

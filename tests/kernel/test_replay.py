@@ -8,10 +8,12 @@ import pytest
 from llmos.kernel.journal import digest_call
 from llmos.kernel.machine import Machine
 from llmos.kernel.replay import (
+    cancelled_error,
     count_tokens,
     find_recorded,
     recorded_result,
     require_same,
+    was_abandoned,
 )
 from llmos.memory.journal import JournalRow, JournalState, insert_row
 from llmos.syscalls.errors import E_CANCELLED, E_IN_DOUBT, E_NONDETERMINISM, E_TOOL, SyscallError
@@ -168,3 +170,19 @@ def test_tokens_from_before_a_checkpoint_count() -> None:
     ]
 
     assert count_tokens(rows) == (110, 33)
+
+
+@pytest.mark.parametrize("is_abandoned", [True, False])
+def test_a_call_that_the_app_gave_up_is_told_from_one_that_had_to_end(is_abandoned: bool) -> None:
+    error = cancelled_error(is_abandoned, "so far")
+
+    assert was_abandoned(recorded(state="CANCELLED", error=error)) is is_abandoned
+    assert error.partial == "so far"
+
+
+def test_no_other_ending_is_a_call_that_was_given_up() -> None:
+    error = E_TOOL("x", field="app")
+
+    assert not was_abandoned(recorded())
+    assert not was_abandoned(recorded(state="FAILED", error=error))
+    assert not was_abandoned(recorded(state="DONE", result=b"\x80"))
