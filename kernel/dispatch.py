@@ -11,11 +11,13 @@ import anyio
 import msgspec
 
 from llmos.memory.db import Connection
+from llmos.memory.journal import JournalRow
 from llmos.syscalls.errors import (
     E_ARG,
     E_CANCELLED,
     E_IN_DOUBT,
     E_KERNEL,
+    E_TOOL,
     SyscallError,
 )
 from llmos.syscalls.table import TABLE, Syscall
@@ -91,7 +93,7 @@ async def _perform(
         if result is not None:
             return result
     check(process.capabilities, row, call, model=process.model, workspace=process.workspace)
-    effect, arguments = _effect(machine, row, call)
+    effect, arguments = _effect(machine, row, call, recorded)
     where = request.strand, request.seq
     entry = machine.journal.entry(process, *where, row, effect, digest, recorded)
     trap = Trap(machine, process, *where, arguments, entry, send)
@@ -109,12 +111,19 @@ async def _perform(
             await machine.degraded.wait_durable(process)
 
 
-def _effect(machine: Machine, row: Syscall, call: msgspec.Struct) -> tuple[str, msgspec.Struct]:
+def _effect(
+    machine: Machine, row: Syscall, call: msgspec.Struct, recorded: JournalRow | None
+) -> tuple[str, msgspec.Struct]:
     """A call's effect and arguments; a tool has its own, and what it cannot take is rejected."""
     if not isinstance(call, Tool):
         return row.effect, call
-    arguments = machine.tools.decode(call.name, call.arguments)
-    return machine.tools.effect(call.name), arguments
+    try:
+        return machine.tools.effect(call.name), machine.tools.decode(call.name, call.arguments)
+    except E_TOOL as error:
+        if recorded is None or recorded.effect != "once":
+            raise
+        what = f"{call.name} of step {recorded.strand}:{recorded.seq} was interrupted"
+        raise E_IN_DOUBT(f"{what}, and cannot be asked: {error.message}") from None
 
 
 async def _handle(trap: Trap, row: Syscall, call: msgspec.Struct, entry: Entry) -> bytes:

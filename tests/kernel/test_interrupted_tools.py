@@ -188,6 +188,19 @@ async def test_a_once_call_that_cannot_be_told_is_in_doubt_with_the_reason(
     assert outbox.attempts == []
 
 
+async def test_a_once_call_of_a_tool_that_is_gone_is_in_doubt(
+    attach: Attach, machine: Machine, outbox: Outbox
+) -> None:
+    machine.tools = Registry((outbox.make("once", outbox.look_up),))
+    _, process = await attach()
+    await interrupt(machine, process)
+    machine.tools = Registry(BUILTIN_TOOLS)
+    again, _ = await attach(again=process)
+
+    with pytest.raises(E_IN_DOUBT, match="cannot be asked: unknown tool 'send'"):
+        await again.tool("send", text="hello")
+
+
 async def test_a_once_call_that_was_not_interrupted_is_not_looked_up(
     attach: Attach, machine: Machine, outbox: Outbox
 ) -> None:

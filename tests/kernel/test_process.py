@@ -175,7 +175,7 @@ def test_a_calls_key_is_the_same_after_a_restart_and_no_other_calls() -> None:
     assert len(keys | {make(2).call_key("0", 0), make(salt="other").call_key("0", 0)}) == 5
 
 
-def test_who_cancels_a_call_first_decides_whether_its_app_gave_it_up() -> None:
+async def test_who_cancels_a_call_first_decides_whether_its_app_gave_it_up() -> None:
     given_up, ended = (CallInFlight(CALL, anyio.CancelScope()) for _ in range(2))
 
     given_up.abandon()
