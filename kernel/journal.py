@@ -119,9 +119,7 @@ class Entry:
 class Journal:
     """Makes entries; the store keeps them."""
 
-    def __init__(
-        self, db: Database, clock: Clock, limits: JournalLimits | None = None
-    ) -> None:
+    def __init__(self, db: Database, clock: Clock, limits: JournalLimits | None = None) -> None:
         self.db = db
         self.clock = clock
         self.limits = limits or JournalLimits()

@@ -1,8 +1,8 @@
 """Replay: a call that the journal already holds is answered from it.
 
 The app's main runs again from its start, or an app sends a request again; each call is matched by
-(strand, seq) and must be the same call. A finished call is answered as it was; one that the app gave
-up is not answered, and given up again; an interrupted one goes on by its effect.
+(strand, seq) and must be the same call. A finished call is answered as it was; one that the app
+gave up is not answered, and given up again; an interrupted one goes on by its effect.
 """
 
 from collections.abc import Iterable

@@ -15,7 +15,6 @@ from llmos.syscalls.process import (
     Spawn,
     Wait,
 )
-
 from llmos.syscalls.wire import Deliver
 
 from ..listing import list_processes, read_exit

@@ -1,7 +1,8 @@
 """A checkpoint: what goes, what stays, when it is refused, and a crash on either side of it."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
+from typing import Any
 
 import anyio
 import msgspec
@@ -34,7 +35,7 @@ from .conftest import TOKEN, Attach, begin_replay, make_process, open_gate, read
 
 pytestmark = pytest.mark.anyio
 _from_kernel = msgspec.msgpack.Decoder(FromKernel)
-Main = Callable[[System], Awaitable[object]]
+Main = Callable[[System], Coroutine[Any, Any, None]]
 
 
 @pytest.fixture
@@ -171,6 +172,8 @@ async def test_it_is_refused_while_other_calls_are_under_way_and_again_in_a_repl
         with pytest.raises(E_BUSY, match="1 other calls are under way; fix: ") as caught:
             await sys.checkpoint("2")
         branch.cancel()
+        await branch.wait_ended()
+        await sys.random()
         assert caught.value.field == "calls"
         return str(caught.value)
 

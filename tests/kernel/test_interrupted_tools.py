@@ -46,9 +46,7 @@ class Outbox:
         self.sent: dict[str, str] = {}
         self.attempts: list[str] = []
 
-    def make(
-        self, effect: Effect, reconcile: Callable[..., Reconciled] | None = None
-    ) -> Tool:
+    def make(self, effect: Effect, reconcile: Callable[..., Reconciled] | None = None) -> Tool:
         """A tool that sends."""
 
         @tool(effect, reconcile=reconcile)
@@ -85,7 +83,7 @@ async def test_an_idempotent_call_is_made_again_with_the_same_key(
     attach: Attach, machine: Machine, outbox: Outbox
 ) -> None:
     machine.tools = Registry((outbox.make("idempotent"),))
-    system, process = await attach()
+    _, process = await attach()
     await interrupt(machine, process)
     outbox.attempts.append(process.call_key("0", 0))  # the first one, before the kernel died
     again, _ = await attach(again=process)

@@ -84,9 +84,7 @@ async def test_a_process_is_warned_once_at_half(attach: Attach, limit: Limit) ->
     assert sum(isinstance(event, Output) for event in events) == 6
 
 
-async def test_what_was_counted_is_what_a_restart_counts(
-    attach: Attach, machine: Machine
-) -> None:
+async def test_what_was_counted_is_what_a_restart_counts(attach: Attach, machine: Machine) -> None:
     system, process = await attach()
     await system.random()
     await system.generate("hello there", show=True)

@@ -85,7 +85,7 @@ async def test_a_journal_with_the_patch_is_replayed_the_new_way(restart: Restart
 
 
 async def test_a_patch_that_was_removed_is_named(restart: Restart) -> None:
-    with pytest.raises(E_NONDETERMINISM, match="step 0:1 was 'patch' .* came with 'random'"):
+    with pytest.raises(E_NONDETERMINISM, match=r"step 0:1 was 'patch' .* came with 'random'"):
         await restart(new, old)
 
 
@@ -191,9 +191,7 @@ async def test_a_place_that_only_calls_without_a_row_passed_is_known_by_the_next
 
 
 @pytest.mark.parametrize("name", ["", "x" * 201])
-async def test_a_name_out_of_bounds_is_refused(
-    attach: Attach, machine: Machine, name: str
-) -> None:
+async def test_a_name_out_of_bounds_is_refused(attach: Attach, machine: Machine, name: str) -> None:
     system, process = await attach()
 
     with pytest.raises(E_ARG) as caught:

@@ -17,8 +17,8 @@ from llmos.kernel.replay import (
 )
 from llmos.memory.journal import JournalRow, JournalState, insert_row
 from llmos.syscalls.errors import E_CANCELLED, E_IN_DOUBT, E_NONDETERMINISM, E_TOOL, SyscallError
-from llmos.syscalls.process import Checkpoint, Checkpointed
 from llmos.syscalls.generate import Generate, Generation
+from llmos.syscalls.process import Checkpoint, Checkpointed
 from llmos.syscalls.table import TABLE
 from llmos.syscalls.types import Usage
 from llmos.syscalls.values import Now, Sleep
@@ -55,9 +55,7 @@ def recorded(
     )
 
 
-def require(
-    row: JournalRow, name: str, call: msgspec.Struct, code_hash: str = "1"
-) -> None:
+def require(row: JournalRow, name: str, call: msgspec.Struct, code_hash: str = "1") -> None:
     require_same(row, name, digest_call(call), code_hash)
 
 

@@ -154,9 +154,7 @@ async def test_a_branch_that_awaits_itself_is_told(system: System) -> None:
 
 
 @pytest.mark.parametrize("make", [lambda: give, lambda: 5, lambda: None, lambda: [give]])
-async def test_what_is_no_coroutine_is_refused(
-    system: System, make: Callable[[], object]
-) -> None:
+async def test_what_is_no_coroutine_is_refused(system: System, make: Callable[[], object]) -> None:
     with pytest.raises(E_ARG, match=r"fix: .*sys\.start\(work\(\)\)") as caught:
         system.start(make())  # type: ignore[arg-type]
 
@@ -178,14 +176,14 @@ async def test_the_end_of_main_ends_branches_and_those_that_they_start(system: S
         finally:
             system.start(sleep_forever())
 
-    branches = [system.start(start_another()), system.start(give(1))]
+    branch, done = system.start(start_another()), system.start(give(1))
     await wait_all_tasks_blocked()
 
     await system.end_branches()
 
     with pytest.raises(E_CANCELLED):
-        await branches[0]
-    assert await branches[1] == 1
+        await branch
+    assert await done == 1
 
 
 async def test_branches_that_nobody_awaits_leave_no_warning(system: System) -> None:

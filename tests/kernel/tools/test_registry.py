@@ -145,9 +145,7 @@ async def test_a_tool_that_hangs_is_left_behind(registry: Registry, context: Too
         release.set()
 
 
-async def test_a_once_tool_that_hangs_is_in_doubt(
-    registry: Registry, context: ToolContext
-) -> None:
+async def test_a_once_tool_that_hangs_is_in_doubt(registry: Registry, context: ToolContext) -> None:
     release.clear()
     try:
         with pytest.raises(E_IN_DOUBT, match="and may still have its effect"):
