@@ -10,6 +10,7 @@ from llmos.kernel.config import Config
 from llmos.kernel.machine import Machine
 from llmos.kernel.main import boot
 from llmos.kernel.process import Process
+from llmos.kernel.protocol import Logged
 from llmos.memory.journal import load, read_output
 
 from .conftest import MakeApp, start
@@ -117,13 +118,12 @@ async def test_a_process_that_is_killed_on_the_way_stays_dead(
     try:
         await sys_.checkpoint("again")
     finally:
-        open("leaving", "w").close()
+        print("leaving", flush=True)
         time.sleep(1000)
     """
     process = await start(machine, make_app("doomed", body), tmp_path)
     with anyio.fail_after(20):
-        while process.next_argv is None:
-            await anyio.sleep(0.01)
+        assert isinstance(await process.terminal.next_event(), Logged)
         machine.launcher.signal(process, "KILL")
 
     assert (await finish(process))[0] == "killed"
