@@ -145,14 +145,11 @@ class Caller:
             results[index] = await branch
 
         num_joined = parent.count_joined()
-        try:
-            async with side_by_side() as tasks:
-                if num_joined is not None:
-                    tasks.start_soon(self._tell_joined, parent.name, num_joined)
-                for index, branch in enumerate(branches):
-                    tasks.start_soon(run, index, branch, parent.child())
-        finally:
-            _close_unbegun(branches)
+        async with side_by_side() as tasks:
+            if num_joined is not None:
+                tasks.start_soon(self._tell_joined, parent.name, num_joined)
+            for index, branch in enumerate(branches):
+                tasks.start_soon(run, index, branch, parent.child())
         return results
 
     def start(self, coroutine: Coroutine[Any, Any, T]) -> Branch[T]:
@@ -235,10 +232,3 @@ def _undecided(strand: Strand) -> E_BUSY:
 
 def _is_unbegun(value: object) -> TypeGuard[Coroutine[Any, Any, Any]]:
     return inspect.iscoroutine(value) and inspect.getcoroutinestate(value) == inspect.CORO_CREATED
-
-
-def _close_unbegun(branches: tuple[Awaitable[Any], ...]) -> None:
-    """A branch that was cancelled before it began would warn that it was never awaited."""
-    for branch in branches:
-        if _is_unbegun(branch):
-            branch.close()

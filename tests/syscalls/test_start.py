@@ -195,15 +195,6 @@ async def test_branches_that_nobody_awaits_leave_no_warning(system: System) -> N
     gc.collect()  # a warning would be an error here
 
 
-async def test_a_gather_that_fails_before_its_branches_begin_leaves_no_warning(
-    system: System,
-) -> None:
-    with pytest.raises(E_ARG):
-        await system.gather(system.print("\ud800"), system.print("second"), give(3))
-
-    gc.collect()
-
-
 async def test_a_branch_that_has_ended_is_told_when_the_next_one_begins(
     system: System, kernel: ScriptedKernel
 ) -> None:
