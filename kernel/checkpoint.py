@@ -35,7 +35,7 @@ async def complete_checkpoint(machine: Machine, process: Process) -> None:
     row = _first_row(machine, process, spec)
 
     def change(connection: Connection) -> None:
-        processes.change_row(connection, process.pid, spec=msgspec.msgpack.encode(spec))
+        processes.change(connection, process.pid, spec=msgspec.msgpack.encode(spec))
         begin_anew(connection, row)
 
     await machine.db.write(change, keep=True)

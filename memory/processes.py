@@ -62,11 +62,11 @@ async def update(db: Database, pid: int, **columns: Any) -> None:
     E_STORAGE too when the disk fails and who waits for the process is given up: the change is
     made as soon as the disk works again.
     """
-    db.write_nowait(lambda connection: change_row(connection, pid, **columns))
+    db.write_nowait(lambda connection: change(connection, pid, **columns))
     await db.flush(owner=pid, keep=True)
 
 
-def change_row(connection: Connection, pid: int, **columns: Any) -> None:
+def change(connection: Connection, pid: int, **columns: Any) -> None:
     """Change columns of a process in the caller's transaction. E_STORAGE if there is none."""
     statement = update_table(process).where(process.c.pid == pid).values(**columns)
     if connection.execute(statement).rowcount != 1:

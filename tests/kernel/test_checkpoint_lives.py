@@ -1,5 +1,8 @@
 """Processes that begin anew as OS processes: each life is a fresh one, with what it was given."""
 
+import os
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -11,6 +14,7 @@ from llmos.kernel.machine import Machine
 from llmos.kernel.main import boot
 from llmos.kernel.process import Process
 from llmos.kernel.protocol import Logged
+from llmos.kernel.terminal import Terminal
 from llmos.memory.journal import load, read_output
 
 from .conftest import MakeApp, start
@@ -128,3 +132,73 @@ async def test_a_process_that_is_killed_on_the_way_stays_dead(
 
     assert (await finish(process))[0] == "killed"
     assert process.spec.argv == ()
+
+
+HOST = """
+import os, sys, anyio
+from llmos.kernel.config import load_config
+from llmos.kernel.main import boot
+from llmos.kernel.protocol import Output
+from llmos.kernel.terminal import Terminal
+
+async def main(workspace, num_outputs):
+    async with boot(load_config(os.environ)) as machine:
+        birth = machine.launcher.prepare(
+            "./worker", (), workspace=workspace, readable=(), model=None, parent=None)
+        pid = await machine.db.write(lambda c: machine.launcher.record(c, birth))
+        terminal = machine.launcher.start(pid, birth, Terminal()).terminal
+        for _ in range(int(num_outputs)):
+            while not isinstance(await terminal.next_event(), Output):
+                pass
+        print(pid, flush=True)
+        await anyio.sleep_forever()
+
+anyio.run(main, *sys.argv[1:])
+"""
+LIVES = """
+from llmos import app
+
+@app
+async def main(sys, number: int = 1):
+    await sys.print(number)
+    if number < 4:
+        await sys.checkpoint(str(number + 1))
+    return "done"
+"""
+MANIFEST = """
+[app]
+name = "worker"
+version = "1"
+main = "worker:main"
+"""
+
+
+def kill_kernel_after(num_outputs: int, config: Config, workspace: Path) -> int:
+    """Run the worker in a kernel that is killed when it has written so often; its pid."""
+    source = str(Path(__file__).parents[2] / "src")
+    env = os.environ | {"LLMOS_HOME": str(config.home), "LLMOS_MODEL": "echo"}
+    with subprocess.Popen(
+        [sys.executable, "-c", HOST, str(workspace), str(num_outputs)],
+        env=env | {"PYTHONPATH": source},
+        stdout=subprocess.PIPE,
+    ) as host:
+        assert host.stdout is not None
+        pid = int(host.stdout.readline())
+        host.kill()
+    return pid
+
+
+@pytest.mark.parametrize("num_outputs", [1, 2, 3])
+async def test_a_kernel_that_is_killed_around_a_checkpoint_loses_and_repeats_no_life(
+    config: Config, tmp_path: Path, num_outputs: int
+) -> None:
+    (tmp_path / "worker").mkdir()
+    (tmp_path / "worker" / "app.toml").write_text(MANIFEST)
+    (tmp_path / "worker" / "worker.py").write_text(LIVES)
+
+    pid = kill_kernel_after(num_outputs, config, tmp_path)
+
+    async with boot(config) as machine:
+        process = await machine.launcher.resume(pid, Terminal())
+        assert await finish(process) == ("exited", "done")
+        assert await read_output(machine.db, pid) == "1\n2\n3\n4\n"

@@ -189,6 +189,7 @@ async def test_the_end_of_main_ends_branches_and_those_that_they_start(system: S
 async def test_branches_that_nobody_awaits_leave_no_warning(system: System) -> None:
     for _ in range(3):
         system.start(give(1))
+    await wait_all_tasks_blocked()
     system.start(sleep_forever()).cancel()
     await system.end_branches()
 
