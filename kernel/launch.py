@@ -24,6 +24,7 @@ from llmos.syscalls.wire import Exit
 
 from .applog import AppLog
 from .capability import narrow
+from .checkpoint import complete_checkpoint
 from .codehash import identify_code
 from .ending import Bereaved, judge, was_cut_off, write_end
 from .machine import Birth, Machine
@@ -190,6 +191,10 @@ class Launcher:
                 await self._zygote.wait_up()
                 token = secrets.token_hex(TOKEN_BYTES)
                 ending, is_lost = await self._os_processes.run(process, token, log)
+                if process.killed_by is None and process.next_argv is not None:
+                    await identify_code(process, log)
+                    await complete_checkpoint(self._machine, process)
+                    continue
                 is_evicted = process.leaving is not None and was_cut_off(ending)
                 if process.killed_by is None and is_evicted and await self._fall_asleep(process):
                     return
@@ -278,6 +283,10 @@ class Launcher:
         self._machine.db.write_nowait(
             lambda connection: processes.change_unfinished(connection, pid, state=state)
         )
+
+    def cut_off(self, process: Process) -> None:
+        """End a process's OS process; the process itself goes on, or begins anew."""
+        self._zygote.send_signal(process.pid, signal.SIGKILL)
 
     async def _terminate(self, process: Process) -> None:
         """Cancel what is in flight, ask the app to end, and kill it if it does not in time."""

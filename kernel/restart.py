@@ -8,14 +8,13 @@ between is one of a sleeping process, and longer each time until a run was long 
 from typing import NamedTuple
 
 from llmos.memory import processes, waits
-from llmos.memory.chunks import delete_all_chunks
 from llmos.memory.db import Connection
-from llmos.memory.journal import forget_calls
 from llmos.memory.processes import ProcessRecord
 from llmos.memory.waits import Wait
 from llmos.syscalls.runtime import EXIT_OK, EXIT_USAGE
 from llmos.syscalls.wire import Exit
 
+from .checkpoint import NewLife, plan_new_life
 from .ending import was_cut_off
 from .machine import Machine
 from .manifest import RestartPolicy
@@ -63,8 +62,9 @@ async def restart(machine: Machine, process: Process, ending: Exit | None) -> bo
     if plan is None:
         return False
     tokens = (process.prompt_tokens, process.completion_tokens)
+    life = plan_new_life(machine, process, process.spec.argv) if plan.is_anew else None
     children = await machine.db.write(
-        lambda connection: _write(connection, pid, plan, tokens, now), owner=pid, keep=True
+        lambda connection: _write(connection, pid, plan, life, tokens, now), owner=pid, keep=True
     )
     if process.killed_by is not None:
         return False
@@ -82,7 +82,12 @@ async def restart(machine: Machine, process: Process, ending: Exit | None) -> bo
 
 
 def _write(
-    connection: Connection, pid: int, plan: Restart, tokens: tuple[int, int], now: float
+    connection: Connection,
+    pid: int,
+    plan: Restart,
+    life: NewLife | None,
+    tokens: tuple[int, int],
+    now: float,
 ) -> tuple[int, ...]:
     """Write the wait; the children of a main that is over."""
     processes.change(
@@ -94,8 +99,7 @@ def _write(
         completion_tokens=tokens[1],
     )
     waits.write_waits(connection, [Wait(pid, "", 0, "restart", now + plan.wait_seconds)], now)
-    if not plan.is_anew:
+    if life is None:
         return ()
-    forget_calls(connection, pid)
-    delete_all_chunks(connection, pid)
+    life.write(connection)
     return processes.find_children(connection, pid)

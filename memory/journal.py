@@ -2,7 +2,8 @@
 
 A row has an immutable part, written when the call begins, and an outcome. Each row holds the hash
 of the immutable part of the row inserted before it in the same process (a chain: a row that was
-taken out, put in or rewritten breaks it), and a checksum of all of itself. `load` proves both.
+taken out, put in or rewritten breaks it), and a checksum of all of itself. `load` proves both. A
+checkpoint takes all rows out and leaves one that goes on from the last hash.
 
 The functions that take a connection run inside `Database.write`, so that an effect and its DONE
 row can share one transaction.
@@ -37,6 +38,9 @@ FINISH = (
     " WHERE pid = ? AND strand = ? AND seq = ?"
 )
 FIRST_HASH = b""
+CHECKPOINT_STRAND = "-1"  # no app can name it
+DELETE_BEFORE = "DELETE FROM journal WHERE pid = ? AND id < ?"
+ROW_BYTES = 200  # what a row weighs beside its result and error
 
 
 class JournalRow(msgspec.Struct, frozen=True):
@@ -99,9 +103,21 @@ def finish_row(
     connection.exec_driver_sql(FINISH, (*outcome, proof, pid, strand, seq))
 
 
-def forget_calls(connection: Connection, pid: int) -> None:
-    """Remove all calls of a process, which begins anew; the next one is the first of a chain."""
-    connection.exec_driver_sql("DELETE FROM journal WHERE pid = ?", (pid,))
+def begin_anew(connection: Connection, row: JournalRow) -> None:
+    """Let a process's journal begin with this row of CHECKPOINT_STRAND; the rows before it go.
+
+    Its number is how many such rows came before. It goes on with the chain, so that what was
+    taken out in between would still be missed.
+    """
+    driver = driver_of(connection)
+    (num_before,) = driver.execute(
+        "SELECT coalesce(max(seq) + 1, 0) FROM journal WHERE pid = ? AND strand = ?",
+        (row.pid, CHECKPOINT_STRAND),
+    ).fetchone()
+    first = msgspec.structs.replace(row, strand=CHECKPOINT_STRAND, seq=num_before)
+    insert_row(connection, first)
+    (first_id,) = driver.execute("SELECT last_insert_rowid()").fetchone()
+    driver.execute(DELETE_BEFORE, (row.pid, first_id))
 
 
 async def load(db: Database, pid: int) -> list[JournalRow]:
@@ -126,10 +142,13 @@ async def find(db: Database, pid: int, strand: str, seq: int) -> JournalRow | No
 
 
 def verified(rows: Sequence[Any], prev_hash: bytes = FIRST_HASH) -> Iterable[Any]:
-    """The rows, each after its checksum and its link to the one before were proved."""
+    """The rows, each after its checksum and its link to the one before were proved.
+
+    A checkpoint's row begins a chain: those before it are gone, maybe while they were read.
+    """
     for row in rows:
         require_sound(row)
-        if row.prev_hash != prev_hash:
+        if row.prev_hash != prev_hash and row.strand != CHECKPOINT_STRAND:
             raise E_STORAGE(
                 f"the journal's chain breaks before call {row.pid}/{row.strand}/{row.seq}:"
                 " a row is missing or foreign; restore a backup"
@@ -144,6 +163,11 @@ def require_sound(row: Any) -> None:
         raise E_STORAGE(
             f"the journal's call {row.pid}/{row.strand}/{row.seq} is damaged; restore a backup"
         )
+
+
+def row_bytes(row: JournalRow) -> int:
+    """What a row weighs in the store, in bytes."""
+    return ROW_BYTES + len(row.result or b"") + len(row.error or b"")
 
 
 def to_row(row: Any) -> JournalRow:

@@ -12,11 +12,10 @@ from sqlalchemy import Connection
 
 from .checksum import checksum
 from .db import Database
-from .journal import COLUMNS, FIRST_HASH, NUM_INTENT, JournalRow, to_row, verified
+from .journal import COLUMNS, FIRST_HASH, NUM_INTENT, ROW_BYTES, JournalRow, to_row, verified
 
 PIECE_CHARS = 1 << 18
 PIECE_BYTES = 1 << 20
-ROW_BYTES = 200  # what a row weighs beside its result and error
 NEXT_TEXTS = (
     "SELECT offset_chars + num_chars AS end_chars, text FROM output"
     " WHERE pid = ? AND offset_chars >= ? ORDER BY offset_chars"

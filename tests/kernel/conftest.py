@@ -5,6 +5,7 @@ import textwrap
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import anyio
 import msgspec
@@ -19,10 +20,11 @@ from llmos.kernel.machine import Birth, Machine
 from llmos.kernel.main import assemble
 from llmos.kernel.manifest import Manifest
 from llmos.kernel.process import Process, ProcessSpec
+from llmos.kernel.replay import count_tokens
 from llmos.kernel.terminal import Terminal
 from llmos.memory import processes
 from llmos.memory.db import Database
-from llmos.memory.journal import JournalRow, load
+from llmos.memory.journal import JournalRow, load, read_output
 from llmos.syscalls.client import System
 from llmos.syscalls.stream import BytesOnlyStream
 from llmos.syscalls.tasks import running
@@ -55,6 +57,7 @@ APP_HEADER = (
 )
 MakeApp = Callable[[str, str], str]
 Attach = Callable[..., Awaitable[tuple[System, Process]]]
+Main = Callable[[System], Awaitable[Any]]
 
 
 @pytest.fixture
@@ -172,3 +175,19 @@ def make_app(tmp_path: Path) -> MakeApp:
         return f"./{name}"
 
     return make
+
+
+async def begin_replay(machine: Machine, process: Process) -> None:
+    """What the launcher does when an OS process was lost: the journal is to be replayed."""
+    rows, output = await read_rows(machine, process), await read_output(machine.db, process.pid)
+    process.begin_again(rows, count_tokens(rows), len(output))
+
+
+async def run_twice(machine: Machine, process: Process, main: Main) -> list[Any]:
+    """What an app's main returns, and what it returns once more when it replays its journal."""
+    results = []
+    for _ in range(2):
+        async with open_system(machine, process) as system:
+            results.append(await main(system))
+        await begin_replay(machine, process)
+    return results
