@@ -10,7 +10,7 @@ import secrets
 import shlex
 import signal
 import socket
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from pathlib import Path
 from typing import NamedTuple
 from weakref import WeakValueDictionary
@@ -20,7 +20,7 @@ import msgspec
 
 from llmos.memory import processes
 from llmos.memory.db import Connection
-from llmos.memory.journal import JournalRow, load, read_output
+from llmos.memory.journal import JournalRow, load_outline, read_output
 from llmos.memory.processes import ProcessRecord
 from llmos.syscalls.errors import (
     E_APP,
@@ -62,6 +62,7 @@ class Past(NamedTuple):
     """What a process that is to go on has done: its calls and its output."""
 
     rows: list[JournalRow]
+    num_tokens: tuple[int, int]
     output: str
 
 
@@ -213,7 +214,9 @@ class Launcher:
         return ending, is_lost
 
     async def _read_past(self, pid: int) -> Past:
-        return Past(await load(self._machine.db, pid), await read_output(self._machine.db, pid))
+        db = self._machine.db
+        rows = await load_outline(db, pid)
+        return Past(rows, await count_tokens(db, rows), await read_output(db, pid))
 
     def _deliver_early_signals(self, process: Process) -> None:
         """What was sent before there was an OS process: nothing of it has run yet."""
@@ -308,8 +311,11 @@ class Launcher:
             return False
         error = E_CANCELLED(f"process {pid} was ended by {name}").reply()
         text = f"{error.code}: {error.message}"
-        rows = await load(self._machine.db, pid)
-        await self._write_end(ProcessExit(pid, "killed", EXIT_KILLED, "", text), count_tokens(rows))
+        num_tokens = (record.prompt_tokens, record.completion_tokens)
+        with suppress(E_STORAGE):  # a damaged journal keeps nobody from ending its process
+            rows = await load_outline(self._machine.db, pid)
+            num_tokens = await count_tokens(self._machine.db, rows)
+        await self._write_end(ProcessExit(pid, "killed", EXIT_KILLED, "", text), num_tokens)
         return True
 
     def _cancel_calls(self, process: Process) -> None:
@@ -405,7 +411,7 @@ def _was_cut_off(ending: Exit | None) -> bool:
 
 def _go_on(process: Process, past: Past) -> None:
     """Let a process go on from its journal, which holds all that it has done."""
-    process.begin_again(past.rows, count_tokens(past.rows), len(past.output))
+    process.begin_again(past.rows, past.num_tokens, len(past.output))
     finished = sum(row.state == "DONE" for row in past.rows)
     process.terminal.emit(Notice(f"process {process.pid} goes on after {finished} finished calls"))
 

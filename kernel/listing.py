@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import msgspec
 
 from llmos.memory import processes
-from llmos.memory.journal import read_output
+from llmos.memory.journal import count_output_chars
 from llmos.memory.processes import ProcessRecord
 from llmos.syscalls.errors import E_ARG, E_PERM
 from llmos.syscalls.process import ExitStatus, ProcessExit, ProcessInfo, ProcessList
@@ -47,12 +47,13 @@ def shorten(argv: Sequence[str]) -> tuple[str, ...]:
 
 def _recorded(record: ProcessRecord) -> ProcessInfo:
     """A process that does not live: ended, or left behind by a kernel that died."""
+    is_damaged = record.state == processes.DAMAGED
     return ProcessInfo(
         record.pid,
         record.parent,
         record.app,
-        decode_spec(record).argv,
-        "ZOMBIE" if record.ended_at is not None else "EVICTED",
+        () if is_damaged else decode_spec(record).argv,
+        "DAMAGED" if is_damaged else "ZOMBIE" if record.ended_at is not None else "EVICTED",
         record.model,
         record.created_at,
         record.ended_at,
@@ -75,5 +76,5 @@ async def read_exit(machine: Machine, pid: int, parent: int) -> ProcessExit | No
     status = msgspec.convert(record.exit_status, ExitStatus)
     text = record.result or ""
     result, error = (text, "") if status == "exited" else ("", text)
-    printed = bool(await read_output(machine.db, pid))
+    printed = await count_output_chars(machine.db, pid) > 0
     return ProcessExit(pid, status, record.exit_code, result, error, printed)

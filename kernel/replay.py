@@ -9,7 +9,8 @@ from collections.abc import Iterable
 
 import msgspec
 
-from llmos.memory.journal import JournalRow, find
+from llmos.memory.db import Database
+from llmos.memory.journal import JournalRow, fill, find
 from llmos.syscalls.errors import E_IN_DOUBT, E_NONDETERMINISM, ErrorReply, raise_reply
 from llmos.syscalls.types import Usage
 from llmos.syscalls.wire import Request
@@ -36,11 +37,13 @@ async def find_recorded(
     """The journal's row of this number, if there is one.
 
     A number that comes for the first time is looked for among the rows that the process came back
-    with, and its row is let go; one that comes `again`, in the store.
+    with, and its row is let go; one that comes `again`, in the store. E_STORAGE names a call whose
+    row or body is damaged.
     """
     if again:
         return await find(machine.db, process.pid, request.strand, request.seq)
-    return process.journaled.pop((request.strand, request.seq), None)
+    row = process.journaled.pop((request.strand, request.seq), None)
+    return row if row is None or row.blob is None else await fill(machine.db, row)
 
 
 def require_same(recorded: JournalRow, name: str, digest: bytes) -> None:
@@ -62,14 +65,16 @@ def recorded_result(recorded: JournalRow) -> bytes | None:
     return None
 
 
-def count_tokens(rows: Iterable[JournalRow]) -> tuple[int, int]:
+async def count_tokens(db: Database, rows: Iterable[JournalRow]) -> tuple[int, int]:
     """Prompt and completion tokens of the models' calls that had finished."""
-    usages = [
-        _used_decoder.decode(row.result).usage
-        for row in rows
-        if row.name in _MODEL_CALLS and row.result is not None
-    ]
-    return sum(u.prompt_tokens for u in usages), sum(u.completion_tokens for u in usages)
+    num_prompt, num_completion = 0, 0
+    for row in rows:
+        if row.name in _MODEL_CALLS and row.state == "DONE":
+            result = (await fill(db, row) if row.blob is not None else row).result
+            usage = _used_decoder.decode(result or b"").usage
+            num_prompt += usage.prompt_tokens
+            num_completion += usage.completion_tokens
+    return num_prompt, num_completion
 
 
 def check_interrupted(recorded: JournalRow | None) -> None:

@@ -21,6 +21,7 @@ from sqlalchemy.exc import DBAPIError
 from llmos.syscalls.errors import E_STORAGE
 
 from .entry import Entry, Operation, result_code, storage_error
+from .filesystem import require_local
 from .migrations import migrate, require_ours
 from .wal import BUSY_TIMEOUT_MS
 from .writer import Writer
@@ -74,6 +75,7 @@ class Database:
         E_STORAGE, one line with what to do, for a file that cannot be read or written, is not
         a store, or comes from a newer version.
         """
+        require_local(path)
         claim_file(path)
         connection = None
         try:

@@ -1,19 +1,31 @@
 """The table of processes: one row for each run of an app, kept after it has ended.
 
 Pids count up and are never used twice. What an app was started with is the kernel's own encoding
-in `spec`; the other columns are what listings show.
+in `spec`; the other columns are what listings show. Every row carries a checksum over all of it,
+so whatever changes one does it by `change`. A damaged row concerns its process alone: listings
+show it as DAMAGED.
 """
 
+import sqlite3
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, insert, select
+from sqlalchemy import Connection, insert
 from sqlalchemy import update as update_table
 
 from llmos.syscalls.errors import E_STORAGE
 
+from .checksum import checksum, damage
 from .db import Database
+from .driver import driver_of
+from .numbers import last_given, was_given
 from .schema import process
+
+DAMAGED = "DAMAGED"
+_COLUMNS = ", ".join(column.name for column in process.c)
+FIND = f"SELECT {_COLUMNS} FROM process WHERE pid = ?"
+FIND_FROM = f"SELECT {_COLUMNS} FROM process WHERE pid >= ?"
+SEAL = "UPDATE process SET checksum = ? WHERE pid = ?"
 
 
 class ProcessRecord(msgspec.Struct, frozen=True):
@@ -53,34 +65,93 @@ def create_row(
         .values(created_at=created_at, prompt_tokens=0, completion_tokens=0)
         .returning(process.c.pid)
     )
-    return int(connection.execute(statement).scalar_one())
+    pid = int(connection.execute(statement).scalar_one())
+    _seal(connection, pid)
+    return pid
+
+
+def change(connection: Connection, pid: int, **columns: Any) -> None:
+    """Change columns of a process in the caller's transaction.
+
+    E_STORAGE if there is no such process, or if its record is damaged.
+    """
+    if read(connection, pid) is None:
+        raise E_STORAGE(f"the store has no process {pid}")
+    connection.execute(update_table(process).where(process.c.pid == pid).values(**columns))
+    _seal(connection, pid)
 
 
 async def update(db: Database, pid: int, **columns: Any) -> None:
-    """Change columns of a process, durably. E_STORAGE if there is no such process.
+    """Change columns of a process, durably. E_STORAGE as for `change`.
 
     E_STORAGE too when the disk fails and who waits for the process is given up: the change is
     made as soon as the disk works again.
     """
-    statement = update_table(process).where(process.c.pid == pid).values(**columns)
-
-    def change(connection: Connection) -> None:
-        if connection.execute(statement).rowcount != 1:
-            raise E_STORAGE(f"the store has no process {pid}")
-
-    db.write_nowait(change)
+    db.write_nowait(lambda connection: change(connection, pid, **columns))
     await db.flush(owner=pid, keep=True)
 
 
 async def get(db: Database, pid: int) -> ProcessRecord | None:
-    """The process, if there ever was one of that pid."""
-    statement = select(process).where(process.c.pid == pid)
-    row = await db.read(lambda connection: connection.execute(statement).mappings().first())
-    return None if row is None else ProcessRecord(**row)
+    """The process, if there ever was one of that pid. E_STORAGE if its record is damaged."""
+    return await db.read(lambda connection: read(connection, pid))
 
 
 async def list(db: Database, limit: int = 100) -> tuple[ProcessRecord, ...]:
-    """The newest `limit` processes, newest last."""
-    statement = select(process).order_by(process.c.pid.desc()).limit(limit)
-    rows = await db.read(lambda connection: connection.execute(statement).mappings().all())
-    return tuple(ProcessRecord(**row) for row in reversed(rows))
+    """The newest `limit` processes, newest last; a damaged one has no more than its pid."""
+    return await db.read(lambda connection: _read_newest(connection, limit))
+
+
+def read(connection: Connection, pid: int) -> ProcessRecord | None:
+    """`get` on one snapshot."""
+    row = driver_of(connection).execute(FIND, (pid,)).fetchone()
+    if row is None:
+        if was_given(connection, "process", pid):
+            raise damage(f"the record of process {pid} is missing")
+        return None
+    if not _is_sound(row) or row[0] != pid:
+        raise damage(f"the record of process {pid} is damaged")
+    return ProcessRecord(*row[:-1])
+
+
+def find_last(connection: Connection) -> int:
+    """The highest pid that there ever was; 0 if there was none."""
+    stored = driver_of(connection).execute("SELECT max(pid) FROM process").fetchone()[0]
+    return max(last_given(connection, "process"), stored or 0)
+
+
+def _read_newest(connection: Connection, limit: int) -> tuple[ProcessRecord, ...]:
+    last = find_last(connection)
+    first = max(1, last - limit + 1)
+    try:
+        found = {row[0]: row for row in driver_of(connection).execute(FIND_FROM, (first,))}
+    except sqlite3.Error:  # something in one of them: then each one alone
+        found = {}
+    return tuple(
+        ProcessRecord(*found[pid][:-1])
+        if pid in found and _is_sound(found[pid])
+        else _read_or_mark(connection, pid)
+        for pid in range(first, last + 1)
+    )
+
+
+def _read_or_mark(connection: Connection, pid: int) -> ProcessRecord:
+    """A process's record, or one that says that it is damaged."""
+    try:
+        found = read(connection, pid)
+    except (E_STORAGE, sqlite3.Error):
+        found = None
+    return found or ProcessRecord(
+        pid, None, "?", "", "", DAMAGED, None, None, 0.0, None, 0, 0, b"", None
+    )
+
+
+def _is_sound(row: tuple[Any, ...]) -> bool:
+    proof: bytes = row[-1]
+    return checksum(*row[:-1]) == proof
+
+
+def _seal(connection: Connection, pid: int) -> None:
+    """Take what the row is now for true. The caller has just written it."""
+    driver = driver_of(connection)
+    row = driver.execute(FIND, (pid,)).fetchone()
+    driver.execute(SEAL, (checksum(*row[:-1]), pid))
