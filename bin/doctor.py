@@ -125,7 +125,7 @@ def check_log(store: Path) -> Finding:
     found = f"{size_bytes >> 20} MiB"
     if size_bytes <= ALARM_BYTES:
         return Finding("store log", found)
-    return Finding("store log", found, "end what reads the store for long; it empties by itself then")
+    return Finding("store log", found, "end what reads the store for long; then it empties itself")
 
 
 def check_devices(devices: tuple[Device, ...], config: Config) -> Iterator[Finding]:

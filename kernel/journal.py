@@ -53,7 +53,9 @@ class Entry:
         if durable:
             await self._write(lambda connection: insert_row(connection, row))
         else:
-            self._journal.db.write_nowait(lambda connection: insert_row(connection, row))
+            self._journal.db.write_nowait(
+                lambda connection: insert_row(connection, row), owner=row.pid
+            )
 
     def end_in(self, connection: Connection, state: Ending, body: bytes) -> None:
         """Write the ending inside a transaction of the caller's."""
@@ -71,7 +73,9 @@ class Entry:
     def end(self, state: Ending, body: bytes) -> None:
         """Queue the ending; it is durable before anything that is written after it."""
         self.is_queued = True
-        self._journal.db.write_nowait(lambda connection: self.end_in(connection, state, body))
+        self._journal.db.write_nowait(
+            lambda connection: self.end_in(connection, state, body), owner=self._row.pid
+        )
 
     def fail(self, error: ErrorReply, state: Ending = "FAILED") -> None:
         """Queue an error as the ending.

@@ -177,7 +177,8 @@ class Launcher:
                 ending, is_lost = await self._run(process, log)
                 if not is_lost or process.killed_by is not None:
                     break
-                await self._machine.db.flush()  # what its calls did before they were cut off
+                # what its calls did before they were cut off
+                await self._machine.db.flush(owner=process.pid)
                 _go_on(process, await self._read_past(process.pid))
         except SyscallError as error:
             if process.killed_by is None:

@@ -118,12 +118,13 @@ class Database:
         self._writer.put(entry)
         return cast("T", await wait(entry))
 
-    def write_nowait(self, operation: Operation) -> None:
-        """Queue `operation` for the writer; the next acknowledged write proves it durable.
+    def write_nowait(self, operation: Operation, *, owner: int | None = None) -> None:
+        """Queue `operation` for the writer; the owner's next acknowledged write proves it durable.
 
-        It is never given up: when the disk fails it is done as soon as that works again.
+        It is never given up: when the disk fails it is done as soon as that works again. If it
+        raises, the next write or flush of its owner does, and nobody else's.
         """
-        self._writer.put(Entry(operation, None))
+        self._writer.put(Entry(operation, None, owner=owner))
 
     async def flush(self, *, owner: int | None = None, keep: bool = False) -> None:
         """Return when all that was queued so far is durable. Waits and fails as `write` does."""

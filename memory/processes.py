@@ -87,7 +87,7 @@ async def update(db: Database, pid: int, **columns: Any) -> None:
     E_STORAGE too when the disk fails and who waits for the process is given up: the change is
     made as soon as the disk works again.
     """
-    db.write_nowait(lambda connection: change(connection, pid, **columns))
+    db.write_nowait(lambda connection: change(connection, pid, **columns), owner=pid)
     await db.flush(owner=pid, keep=True)
 
 

@@ -22,6 +22,7 @@ import sqlite3
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -284,8 +285,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--weak", action="store_true")
     words = parser.parse_args()
-    report: Report = lambda line: print(line, flush=True)  # noqa: E731
-    print(json.dumps(run(words.number, words.seed, is_weak=words.weak, report=report)))
+    counts = run(words.number, words.seed, is_weak=words.weak, report=partial(print, flush=True))
+    print(json.dumps(counts))
 
 
 if __name__ == "__main__":

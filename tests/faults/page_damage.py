@@ -29,7 +29,8 @@ def run(folder: Path, number: int, seed: int, *, is_weak: bool = False) -> "Coun
     counts: Counter[str] = Counter(num_runs=number)
     for index in range(number):
         name = rng.choice(sorted(pages))
-        find_path(folder, name).write_bytes(damage_page(name, intact, random.Random(f"{seed}/{index}")))
+        damaged = damage_page(name, intact, random.Random(f"{seed}/{index}"))
+        find_path(folder, name).write_bytes(damaged)
         counts[judge(folder, tag, name, pages[name], is_weak)] += 1
         find_path(folder, name).write_bytes(intact[name])
     return counts

@@ -23,7 +23,9 @@ NOTES = (
 )
 
 
-def read_plainly(path: Path, num_processes: int = 4) -> tuple[dict[str, object], dict[str, BaseException]]:
+def read_plainly(
+    path: Path, num_processes: int = 4
+) -> tuple[dict[str, object], dict[str, BaseException]]:
     """Values and errors by name, as the suite's own readers give them."""
     values: dict[str, object] = {}
     errors: dict[str, BaseException] = {}

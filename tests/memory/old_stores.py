@@ -105,7 +105,9 @@ def _add_process(driver: sqlite3.Connection, pid: int) -> None:
         " '')",
         (pid, uid, pid, checksum(uid, text), text),
     )
-    driver.execute("INSERT INTO item_fts(rowid, body, ctx, head) VALUES (?, ?, '', '')", (pid, text))
+    driver.execute(
+        "INSERT INTO item_fts(rowid, body, ctx, head) VALUES (?, ?, '', '')", (pid, text)
+    )
 
 
 def _add_call(driver: sqlite3.Connection, pid: int, seq: int, prev_hash: bytes) -> bytes:

@@ -249,3 +249,16 @@ def test_a_folder_that_does_not_exist_is_named(tmp_path: Path) -> None:
 def test_a_folder_in_place_of_the_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(E_STORAGE, match="cannot open"):
         Database.open(tmp_path)
+
+
+async def test_an_error_that_nobody_waited_for_concerns_its_owner_alone(db: Database) -> None:
+    await db.write(add("once"))
+    db.write_nowait(add("once"), owner=7)
+
+    await db.write(add("another's"), owner=8)
+    await db.flush()
+    with pytest.raises(E_STORAGE, match="UNIQUE"):
+        await db.flush(owner=7)
+
+    await db.write(add("later"), owner=7)
+    assert await db.read(names) == ["once", "another's", "later"]

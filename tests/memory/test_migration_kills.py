@@ -10,6 +10,7 @@ import subprocess
 import sys
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -81,10 +82,10 @@ def look_at(path: Path) -> tuple[int, set[int], str]:
     return version, steps, verdict
 
 
-async def read_values(path: Path) -> list[object]:
+async def read_values(path: Path) -> list[Any]:
     """All that was in the old store, by the readers of today."""
     db = Database.open(path)
-    found: list[object] = [await processes.list(db)]
+    found: list[Any] = [await processes.list(db)]
     for pid in (1, 2):
         found += [await load(db, pid), await read_output(db, pid)]
         found.append([note.text for note in await recall(db, "t", [f"space {pid}"], "cats", 9)])
@@ -128,8 +129,8 @@ async def test_what_an_old_store_holds_is_read_as_it_was(tmp_path: Path, version
 
     listed, calls, output, notes, *_ = await read_values(tmp_path / "old.db")
 
-    assert [record.exit_status for record in listed] == ["exited", "exited"]  # type: ignore[attr-defined]
-    assert [row.result for row in calls][2] == LARGE  # type: ignore[attr-defined]
+    assert [record.exit_status for record in listed] == ["exited", "exited"]
+    assert [row.result for row in calls][2] == LARGE
     assert (output, notes) == ("héllo world", ["note 1 about cats"])
     assert check_store(tmp_path / "old.db")[0] == []
 
