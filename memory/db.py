@@ -173,7 +173,7 @@ class Database:
         if self._closed:
             raise E_STORAGE("the store is closed")
         try:
-            with self._readers.connect() as connection:
+            with self._readers.begin() as connection:
                 return query(connection)
         except (DBAPIError, sqlite3.Error) as error:
             raise storage_error(error) from error

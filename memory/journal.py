@@ -155,9 +155,7 @@ def insert_row(connection: Connection, row: JournalRow) -> None:
     fields = (*intent, row.state, result, error, to_float(row.ended_at), reach.last_hash)
     driver.execute(INSERT, (*fields, prove(fields, blob), blob))
     last_hash = checksum(*intent, reach.last_hash)
-    extent.keep(
-        driver, row.pid, reach._replace(num_rows=reach.num_rows + 1, last_hash=last_hash)
-    )
+    extent.keep(driver, row.pid, reach._replace(num_rows=reach.num_rows + 1, last_hash=last_hash))
 
 
 def finish_row(

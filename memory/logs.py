@@ -69,9 +69,7 @@ def _read_texts(pid: int, offset_chars: int, connection: Connection) -> str:
     return "".join(texts)
 
 
-def _read_rows(
-    pid: int, place: Place, connection: Connection
-) -> tuple[list[JournalRow], Place]:
+def _read_rows(pid: int, place: Place, connection: Connection) -> tuple[list[JournalRow], Place]:
     """The rows behind a call; when there is none, it must be the last one that there should be."""
     driver = driver_of(connection)
     reach = extent.read(driver, pid)

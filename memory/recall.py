@@ -30,6 +30,7 @@ WHERE item_fts MATCH ? AND item.space_id IN ({spaces})
 ORDER BY score DESC, item.id DESC LIMIT ?
 """
 
+
 async def recall(
     db: Database,
     tenant: str,

@@ -162,9 +162,7 @@ def _keep_shown(trap: Trap, text: str) -> None:
     """What a cancelled generation has shown is output all the same."""
     pid = trap.process.pid
     trap.process.num_printed_chars += len(text)
-    trap.machine.db.write_nowait(
-        lambda connection: append_output(connection, pid, text), owner=pid
-    )
+    trap.machine.db.write_nowait(lambda connection: append_output(connection, pid, text), owner=pid)
 
 
 def _finish(

@@ -6,8 +6,6 @@ from pathlib import Path
 import anyio
 import pytest
 
-from llmos.kernel.config import Config
-from llmos.kernel.main import hold_state
 from tests.memory.example import edit, make_example
 
 from .conftest import Llmos
@@ -74,17 +72,22 @@ def test_a_damaged_backup_is_refused_in_two_lines(llmos: Llmos, home: Path) -> N
     assert fix.startswith("fix: ")
 
 
-def test_nothing_is_restored_while_a_kernel_runs(llmos: Llmos, home: Path) -> None:
-    llmos.run("db", "backup", "copy.db")
-    before = (home / "llmos.db").read_bytes()
+def test_a_kernel_that_runs_is_backed_up_and_not_replaced(llmos: Llmos) -> None:
+    llmos.environ["LLMOS_MODEL"] = "echo"
+    assert llmos.run("start").returncode == 0
+    try:
+        llmos.run("run", "ask", "hello")
+        made = llmos.run("db", "backup", "copy.db", "--json")
+        checked = llmos.run("db", "check")
+        restored = llmos.run("db", "restore", "copy.db")
+    finally:
+        llmos.run("stop")
 
-    with hold_state(Config(home=home)):
-        ran = llmos.run("db", "restore", "copy.db")
-
-    assert ran.returncode == 3
-    assert "another kernel runs on" in ran.stderr
-    assert "fix: llmos stop" in ran.stderr
-    assert (home / "llmos.db").read_bytes() == before
+    assert json.loads(made.stdout)["num_processes"] == 1
+    assert (checked.returncode, restored.returncode) == (0, 3)
+    assert "another kernel runs on" in restored.stderr
+    assert "fix: llmos stop" in restored.stderr
+    assert llmos.run("db", "restore", "copy.db").returncode == 0
 
 
 @pytest.mark.parametrize("words", [["backup"], ["restore"], ["check", "x"], ["nothing"]])

@@ -32,7 +32,6 @@ from sqlalchemy.exc import DBAPIError
 
 from llmos.memory.db import Database
 from llmos.syscalls.errors import E_STORAGE, SyscallError
-
 from tests.faults import page_damage
 from tests.faults.plain_reader import read_plainly
 from tests.memory.example import NUM_CALLS, add_process, go_on, readers
@@ -106,7 +105,7 @@ async def _play(
 
 async def make_moments(folder: Path) -> list[Moment]:
     """A store at NUM_MOMENTS moments of its life, while its log is full; and at last closed."""
-    folder.mkdir()
+    write_files(folder, {})
     db = Database.open(folder / STORE)
     for _ in range(NUM_PROCESSES):
         await db.write(add_process)
@@ -253,7 +252,7 @@ def judge(
     """Count what is wrong, what was named, what is the truth of an earlier moment."""
     truths = [moment.plain if is_weak else moment.values for moment in reversed(moments)]
     counts: Counter[str] = Counter()
-    for name, error in outcome.errors.items():
+    for error in outcome.errors.values():
         # To deny that something exists is a typed error too, and true of an earlier moment alone.
         is_named = is_weak or isinstance(error, SyscallError if is_older else E_STORAGE)
         counts["num_named" if is_named else "num_unnamed"] += 1

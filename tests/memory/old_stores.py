@@ -94,7 +94,7 @@ def _add_process(driver: sqlite3.Connection, pid: int) -> None:
     for offset, text in ((0, "héllo "), (6, "world")):
         driver.execute("INSERT INTO output VALUES (?, ?, ?, ?)", (pid, offset, len(text), text))
     driver.execute("INSERT INTO context VALUES (?, ?, 2.5)", (pid, pid))
-    body = b'\x82\xa4role\xa4user\xa7content\xa2hi'
+    body = b"\x82\xa4role\xa4user\xa7content\xa2hi"
     driver.execute(
         "INSERT INTO message VALUES (?, 0, 'user', ?, ?)", (pid, checksum(pid, 0, body), body)
     )

@@ -13,7 +13,6 @@ from llmos.memory.journal import (
     fill,
     find,
     finish_row,
-    insert_row,
     load,
     load_outline,
 )

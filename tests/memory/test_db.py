@@ -9,6 +9,7 @@ import anyio
 import pytest
 
 from llmos.memory.db import Connection, Database, Operation
+from llmos.memory.driver import driver_of
 from llmos.memory.migrations import APPLICATION_ID, STEPS
 from llmos.syscalls.errors import E_ARG, E_STORAGE
 
@@ -82,6 +83,21 @@ async def test_a_read_sees_every_acknowledged_write(db: Database) -> None:
         await db.write(add(str(number)))
 
         assert len(await db.read(names)) == number + 1
+
+
+async def test_a_read_is_one_snapshot_below_sqlalchemy_too(db: Database) -> None:
+    await db.write(add("first"))
+
+    def query(connection: Connection) -> tuple[int, int]:
+        count = "SELECT count(*) FROM space"
+        before = driver_of(connection).execute(count).fetchone()[0]
+        with sqlite3.connect(db.path) as other:
+            other.execute("INSERT INTO space(tenant, name) VALUES ('t', hex(randomblob(4)))")
+        other.close()
+        return before, driver_of(connection).execute(count).fetchone()[0]
+
+    assert await db.read(query) == (1, 1)
+    assert await db.read(query) == (2, 2)
 
 
 async def test_writes_keep_their_order_whoever_waits(db: Database) -> None:

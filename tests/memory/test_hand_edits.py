@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import anyio
 import pytest
 
 from llmos.memory import processes
@@ -48,8 +49,8 @@ EDITS = {
 
 
 @pytest.fixture
-async def path(tmp_path: Path) -> Path:
-    await make_example(tmp_path / "memory.db")
+def path(tmp_path: Path) -> Path:
+    anyio.run(make_example, tmp_path / "memory.db")
     return tmp_path / "memory.db"
 
 
@@ -123,7 +124,7 @@ async def test_a_note_in_somebody_elses_space_is_not_served(path: Path) -> None:
     edit(path, "UPDATE item SET space_id = 3 - space_id")
     db = Database.open(path)
 
-    with pytest.raises(E_STORAGE, match="note .* is damaged"):
+    with pytest.raises(E_STORAGE, match=r"note .* is damaged"):
         await readers(3)["notes chat"](db)
     await db.aclose()
 

@@ -11,15 +11,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import anyio
 import pytest
 
 from llmos.memory import processes
 from llmos.memory.backup import back_up
 from llmos.memory.db import Database
 
-from .example import add_process, make_example
-
-pytestmark = pytest.mark.anyio
+from .example import make_example
+from .test_backup import add_one
 
 SOURCES = Path(__file__).parents[2] / "src"
 KILLER = """
@@ -68,53 +68,50 @@ def kill_at_each_event(work: str, origin: Path, folders: Path) -> list[Path]:
 
 
 @pytest.fixture
-async def origin(tmp_path: Path) -> Path:
+def origin(tmp_path: Path) -> Path:
     """A folder with a backup of three processes, `other`, and a store of four that was killed."""
     folder = tmp_path / "origin"
     folder.mkdir()
-    await make_example(folder / "store")
+    anyio.run(make_example, folder / "store")
     back_up(folder / "store", folder / "other")
-    db = Database.open(folder / "store")
-    await db.write(add_process)
-    left = {end: folder.joinpath("store" + end).read_bytes() for end in ("", "-wal")}
-    await db.aclose()
-    for end, content in left.items():
+    for end, content in add_one(folder / "store").items():
         folder.joinpath("store" + end).write_bytes(content)
     return folder
 
 
-async def count_processes(path: Path) -> int:
-    db = Database.open(path)
-    try:
-        return len(await processes.list(db))
-    finally:
-        await db.aclose()
+def count_processes(path: Path) -> int:
+    """How many processes a store has."""
+
+    async def count() -> int:
+        db = Database.open(path)
+        try:
+            return len(await processes.list(db))
+        finally:
+            await db.aclose()
+
+    return anyio.run(count)
 
 
-async def test_a_killed_restore_leaves_the_old_store_or_the_new_one(
-    origin: Path, tmp_path: Path
-) -> None:
+def test_a_killed_restore_leaves_the_old_store_or_the_new_one(origin: Path, tmp_path: Path) -> None:
     killed = kill_at_each_event("restore", origin, tmp_path / "folders")
 
-    counts = [await count_processes(folder / "store") for folder in killed]
+    counts = [count_processes(folder / "store") for folder in killed]
 
     assert len(counts) > 15
     assert [count for count, _ in itertools.groupby(counts)] == [4, 3]
 
 
-async def test_a_killed_backup_leaves_the_old_file_or_the_new_one(
-    origin: Path, tmp_path: Path
-) -> None:
+def test_a_killed_backup_leaves_the_old_file_or_the_new_one(origin: Path, tmp_path: Path) -> None:
     killed = kill_at_each_event("back_up", origin, tmp_path / "folders")
 
-    counts = [await count_processes(folder / "other") for folder in killed]
+    counts = [count_processes(folder / "other") for folder in killed]
 
     assert len(counts) > 5
     assert [count for count, _ in itertools.groupby(counts)] == [3, 4]
-    assert {await count_processes(folder / "store") for folder in killed} == {4}
+    assert {count_processes(folder / "store") for folder in killed} == {4}
 
 
-async def test_a_restore_works_after_one_that_was_killed(origin: Path, tmp_path: Path) -> None:
+def test_a_restore_works_after_one_that_was_killed(origin: Path, tmp_path: Path) -> None:
     killed = kill_at_each_event("restore", origin, tmp_path / "folders")
 
     subprocess.run(
@@ -125,4 +122,4 @@ async def test_a_restore_works_after_one_that_was_killed(origin: Path, tmp_path:
         check=True,
     )  # fmt: skip
 
-    assert await count_processes(killed[len(killed) // 2] / "store") == 3
+    assert count_processes(killed[len(killed) // 2] / "store") == 3
