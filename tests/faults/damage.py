@@ -114,7 +114,7 @@ async def make_moments(folder: Path) -> list[Moment]:
     db = Database.open(folder / STORE)
     for moment in range(1, NUM_MOMENTS):
         for pid in range(1, NUM_PROCESSES + 1):
-            await db.write(lambda c, pid=pid, seq=100 * moment: go_on(c, pid, seq))
+            await db.write(partial(go_on, pid=pid, first_seq=100 * moment))
         moments.append(await look(folder))
     await db.aclose()
     return [*moments, await look(folder)]
