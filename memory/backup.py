@@ -15,14 +15,13 @@ from itertools import count
 from pathlib import Path
 
 from sqlalchemy import Connection
-from sqlalchemy.exc import DBAPIError
 
 from llmos.syscalls.errors import E_ARG, E_STORAGE
 
 from .check import Counts, Damage, check
 from .db import writer_engine
 from .driver import open_read_only
-from .entry import storage_error
+from .entry import STORE_ERRORS, storage_error
 from .migrations import migrate, require_ours
 
 LOG, SHARED_MEMORY = "-wal", "-shm"
@@ -105,7 +104,7 @@ def copy_pages(source: Path, copy: Path) -> None:
             target.execute("PRAGMA synchronous = OFF")  # it is synced once, when it is whole
             origin.backup(target)
             target.execute("PRAGMA journal_mode = DELETE")
-    except sqlite3.Error as error:
+    except STORE_ERRORS as error:
         raise E_STORAGE(f"cannot copy {source}: {storage_error(error).message}") from error
 
 
@@ -118,7 +117,7 @@ def opened(copy: Path) -> Iterator[Connection]:
         require_ours(connection)
         migrate(connection)
         yield connection
-    except (DBAPIError, sqlite3.Error) as error:
+    except STORE_ERRORS as error:
         raise storage_error(error) from error
     finally:
         if connection is not None:
@@ -173,7 +172,7 @@ def empty_log(store: Path) -> None:
         with closing(sqlite3.connect(store, isolation_level=None)) as driver:
             driver.execute("PRAGMA synchronous = FULL")
             is_busy, *_ = driver.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-    except sqlite3.Error as error:
+    except STORE_ERRORS as error:
         if storage_error(error).retry_after_seconds is not None:
             raise E_STORAGE(f"cannot replace {store}: {storage_error(error).message}") from error
     if is_busy:

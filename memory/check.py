@@ -13,13 +13,12 @@ from pathlib import Path
 
 import msgspec
 from sqlalchemy import Connection
-from sqlalchemy.exc import DBAPIError
 
 from llmos.syscalls.errors import E_STORAGE, SyscallError
 
 from . import contexts, journal, processes
 from .driver import driver_of, open_read_only
-from .entry import storage_error
+from .entry import STORE_ERRORS, storage_error
 from .numbers import Numbered, last_given
 from .seal import read_sealed
 
@@ -66,7 +65,7 @@ def look(what: str, pid: int | None, read: Callable[[], object]) -> Iterator[Dam
         read()
     except SyscallError as error:
         yield Damage(what, pid, error.message.partition("; fix: ")[0])
-    except (DBAPIError, sqlite3.Error) as error:
+    except STORE_ERRORS as error:
         yield Damage(what, pid, storage_error(error).message)
 
 
@@ -78,7 +77,7 @@ def check_file(driver: sqlite3.Connection) -> Iterator[Damage]:
                 yield Damage("file", None, " ".join(str(text).split()))
         for table, number, parent, _ in driver.execute("PRAGMA foreign_key_check"):
             yield Damage("key", None, f"row {number} of {table} belongs to no {parent}")
-    except sqlite3.Error as error:
+    except STORE_ERRORS as error:
         yield Damage("file", None, storage_error(error).message)
 
 
@@ -119,7 +118,7 @@ def check_contexts(connection: Connection, counts: Counts) -> Iterator[Damage]:
     for number in find_numbers(connection, "context", queries):
         counts.num_contexts += 1
         pid = None
-        with suppress(SyscallError, DBAPIError):
+        with suppress(SyscallError, *STORE_ERRORS):
             pid = contexts.find_owner(connection, number)
         yield from look("context", pid, partial(read_context, connection, number))
 
@@ -146,9 +145,9 @@ def find_numbers(connection: Connection, table: Numbered, queries: tuple[str, ..
     """
     numbers: set[int] = set()
     for query in queries:
-        with suppress(sqlite3.Error):
+        with suppress(*STORE_ERRORS):
             numbers.update(number for (number,) in driver_of(connection).execute(query))
-    with suppress(SyscallError, DBAPIError):
+    with suppress(SyscallError, *STORE_ERRORS):
         last = min(last_given(connection, table), max(numbers, default=0) + MAX_LOST_NUMBERS)
         numbers.update(range(1, last + 1))
     return sorted(numbers)
@@ -170,7 +169,7 @@ def look_quickly(path: Path, timeout_seconds: float) -> bool:
         if error.sqlite_errorcode == sqlite3.SQLITE_INTERRUPT:
             return False
         raise storage_error(error) from error
-    except sqlite3.Error as error:
+    except STORE_ERRORS as error:
         raise storage_error(error) from error
     if found != "ok":
         raise E_STORAGE(" ".join(found.split()))

@@ -16,11 +16,10 @@ from typing import TypeVar, cast
 import anyio
 import anyio.to_thread
 from sqlalchemy import URL, Connection, Engine, NullPool, create_engine, event
-from sqlalchemy.exc import DBAPIError
 
 from llmos.syscalls.errors import E_STORAGE
 
-from .entry import Entry, Operation, result_code, storage_error
+from .entry import STORE_ERRORS, Entry, Operation, result_code, storage_error
 from .filesystem import require_local
 from .migrations import migrate, require_ours
 from .wal import BUSY_TIMEOUT_MS
@@ -81,7 +80,7 @@ class Database:
         try:
             connection = writer_engine(path).connect()
             prepare(connection)
-        except (DBAPIError, sqlite3.Error) as error:
+        except STORE_ERRORS as error:
             close(connection)
             fix = FIXES.get(result_code(error), "restore a backup of it")
             reason = storage_error(error).message
@@ -175,7 +174,7 @@ class Database:
         try:
             with self._readers.begin() as connection:
                 return query(connection)
-        except (DBAPIError, sqlite3.Error) as error:
+        except STORE_ERRORS as error:
             raise storage_error(error) from error
 
     async def aclose(self) -> None:

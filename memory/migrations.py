@@ -88,7 +88,7 @@ def prove_processes(connection: Connection) -> None:
         )
     if add_column(connection, "process", "checksum BLOB"):
         connection.exec_driver_sql(
-            "UPDATE process SET checksum = llmos_checksum(pid, parent, app, tenant, model, state,"
+            "UPDATE process SET checksum = llmos_checksum(pid, parent, app, tenant, model,"
             " exit_status, exit_code, created_at, ended_at, prompt_tokens, completion_tokens, spec,"
             " result)"
         )

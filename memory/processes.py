@@ -1,31 +1,34 @@
 """The table of processes: one row for each run of an app, kept after it has ended.
 
 Pids count up and are never used twice. What an app was started with is the kernel's own encoding
-in `spec`; the other columns are what listings show. Every row carries a checksum over all of it,
-so whatever changes one does it by `change`. A damaged row concerns its process alone: listings
-show it as DAMAGED.
+in `spec`; the other columns are what listings show. Every row carries a checksum over what it says
+(SEALED), so whatever changes that does it by `change`; the state, which changes often and in many
+at once, is one of a few words instead. A damaged row concerns its process alone: listings show it
+as DAMAGED.
 """
 
-import sqlite3
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 from sqlalchemy import Connection, insert
 from sqlalchemy import update as update_table
 
 from llmos.syscalls.errors import E_STORAGE
+from llmos.syscalls.process import State
 
 from .checksum import checksum, damage
 from .db import Database
 from .driver import driver_of
+from .entry import STORE_ERRORS
 from .numbers import last_given, was_given
 from .schema import process
 
 DAMAGED = "DAMAGED"
-_COLUMNS = ", ".join(column.name for column in process.c)
-FIND = f"SELECT {_COLUMNS} FROM process WHERE pid = ?"
-FIND_FROM = f"SELECT {_COLUMNS} FROM process WHERE pid >= ?"
-SEAL = "UPDATE process SET checksum = ? WHERE pid = ?"
+STATES = frozenset(get_args(State)) - {DAMAGED}
+SEALED = (
+    "pid, parent, app, tenant, model, exit_status, exit_code, created_at, ended_at, prompt_tokens,"
+    " completion_tokens, spec, result"
+)
 
 
 class ProcessRecord(msgspec.Struct, frozen=True):
@@ -45,6 +48,14 @@ class ProcessRecord(msgspec.Struct, frozen=True):
     completion_tokens: int
     spec: bytes
     result: str | None
+
+
+_FIELDS = ", ".join(ProcessRecord.__struct_fields__)
+FIND = f"SELECT {_FIELDS}, checksum, {SEALED} FROM process WHERE pid = ?"
+FIND_FROM = f"SELECT {_FIELDS}, checksum, {SEALED} FROM process WHERE pid >= ?"
+FIND_SEALED = f"SELECT {SEALED} FROM process WHERE pid = ?"
+SEAL = "UPDATE process SET checksum = ? WHERE pid = ?"
+_NUM_FIELDS = len(ProcessRecord.__struct_fields__)
 
 
 def create_row(
@@ -108,9 +119,10 @@ def read(connection: Connection, pid: int) -> ProcessRecord | None:
         if was_given(connection, "process", pid):
             raise damage(f"the record of process {pid} is missing")
         return None
-    if not _is_sound(row) or row[0] != pid:
+    record = _to_record(row)
+    if record is None or record.pid != pid:
         raise damage(f"the record of process {pid} is damaged")
-    return ProcessRecord(*row[:-1])
+    return record
 
 
 def find_last(connection: Connection) -> int:
@@ -124,12 +136,10 @@ def _read_newest(connection: Connection, limit: int) -> tuple[ProcessRecord, ...
     first = max(1, last - limit + 1)
     try:
         found = {row[0]: row for row in driver_of(connection).execute(FIND_FROM, (first,))}
-    except sqlite3.Error:  # something in one of them: then each one alone
+    except STORE_ERRORS:  # something in one of them: then each one alone
         found = {}
     return tuple(
-        ProcessRecord(*found[pid][:-1])
-        if pid in found and _is_sound(found[pid])
-        else _read_or_mark(connection, pid)
+        (_to_record(found[pid]) if pid in found else None) or _read_or_mark(connection, pid)
         for pid in range(first, last + 1)
     )
 
@@ -138,20 +148,22 @@ def _read_or_mark(connection: Connection, pid: int) -> ProcessRecord:
     """A process's record, or one that says that it is damaged."""
     try:
         found = read(connection, pid)
-    except (E_STORAGE, sqlite3.Error):
+    except (E_STORAGE, *STORE_ERRORS):
         found = None
     return found or ProcessRecord(
         pid, None, "?", "", "", DAMAGED, None, None, 0.0, None, 0, 0, b"", None
     )
 
 
-def _is_sound(row: tuple[Any, ...]) -> bool:
-    proof: bytes = row[-1]
-    return checksum(*row[:-1]) == proof
+def _to_record(row: tuple[Any, ...]) -> ProcessRecord | None:
+    """The record that a row of FIND holds; None if it is damaged."""
+    proof, *sealed = row[_NUM_FIELDS:]
+    record = ProcessRecord(*row[:_NUM_FIELDS])
+    return record if proof == checksum(*sealed) and record.state in STATES else None
 
 
 def _seal(connection: Connection, pid: int) -> None:
     """Take what the row is now for true. The caller has just written it."""
     driver = driver_of(connection)
-    row = driver.execute(FIND, (pid,)).fetchone()
-    driver.execute(SEAL, (checksum(*row[:-1]), pid))
+    sealed = driver.execute(FIND_SEALED, (pid,)).fetchone()
+    driver.execute(SEAL, (checksum(*sealed), pid))

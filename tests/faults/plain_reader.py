@@ -18,7 +18,8 @@ QUERIES = {
     "context": "SELECT role, body FROM message WHERE context_id = ? ORDER BY pos",
 }
 NOTES = (
-    "SELECT uid, item.body, kind, role, recorded_at FROM item_fts JOIN item ON item.id = item_fts.rowid"
+    "SELECT uid, item.body, kind, role, recorded_at"
+    " FROM item_fts JOIN item ON item.id = item_fts.rowid"
     " WHERE item_fts MATCH 'cats' ORDER BY item.id"
 )
 

@@ -243,6 +243,17 @@ def test_a_file_that_is_no_database_is_refused_in_one_line(tmp_path: Path, conte
     assert "\n" not in caught.value.message
 
 
+def test_a_schema_that_is_no_text_is_refused_in_one_line(tmp_path: Path) -> None:
+    """SQLite quotes it, and the driver cannot read that."""
+    path = tmp_path / "memory.db"
+    anyio.run(Database.open(path).aclose)
+    content = path.read_bytes()
+    path.write_bytes(content.replace(b"CREATE TABLE journal", b"CREATE TABL\xe9 journal"))
+
+    with pytest.raises(E_STORAGE, match=r"cannot open .*; fix: restore a backup"):
+        Database.open(path)
+
+
 @pytest.mark.slow
 async def test_a_file_that_another_program_holds_is_named(tmp_path: Path) -> None:
     path = tmp_path / "memory.db"
