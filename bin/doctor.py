@@ -112,7 +112,8 @@ def check_file(store: Path) -> Finding:
     try:
         is_all = look_quickly(store, QUICK_LOOK_SECONDS)
     except E_STORAGE as error:
-        return Finding("store file", error.message, "llmos db check says what of it is damaged")
+        fix = "llmos db check says what of it is damaged"
+        return Finding("store file", error.message, fix, fatal=True)
     size = f"{store.stat().st_size >> 20} MiB"
     return Finding("store file", f"{size}, pages in order" if is_all else f"{size}, not all read")
 

@@ -25,12 +25,13 @@ NEXT_CALLS = (
 
 
 class Place(NamedTuple):
-    """How far a reader of calls is: the last one that it has read, how many, and its hash."""
+    """How far a reader of calls is: the last one that it has read, how many, and the hashes."""
 
+    first_hash: bytes
+    last_hash: bytes
     strand: str = ""
     seq: int = -1
     num_rows: int = 0
-    last_hash: bytes | None = None
 
 
 async def read_output(db: Database, pid: int) -> AsyncIterator[str]:
@@ -47,9 +48,10 @@ async def read_output(db: Database, pid: int) -> AsyncIterator[str]:
 async def read_calls(db: Database, pid: int) -> AsyncIterator[list[JournalRow]]:
     """A process's calls in the order in which they began, in pieces of about PIECE_BYTES.
 
-    E_STORAGE names the first row that is damaged, breaks the chain or has lost its body.
+    E_STORAGE names the first row that is damaged, breaks the chain or has lost its body. Of a
+    journal whose rows are dropped meanwhile the new ones come behind those that were read.
     """
-    place = Place()
+    place = None
     while True:
         rows, place = await db.read(partial(_read_rows, pid, place))
         if not rows:
@@ -69,13 +71,17 @@ def _read_texts(pid: int, offset_chars: int, connection: Connection) -> str:
     return "".join(texts)
 
 
-def _read_rows(pid: int, place: Place, connection: Connection) -> tuple[list[JournalRow], Place]:
+def _read_rows(
+    pid: int, place: Place | None, connection: Connection
+) -> tuple[list[JournalRow], Place]:
     """The rows behind a call; when there is none, it must be the last one that there should be."""
     driver = driver_of(connection)
     reach = extent.read(driver, pid)
+    if place is None or place.first_hash != reach.first_hash:
+        place = Place(reach.first_hash, reach.first_hash)
     rows: list[JournalRow] = []
     size_bytes = 0
-    last_hash = reach.first_hash if place.last_hash is None else place.last_hash
+    last_hash = place.last_hash
     found = driver.execute(NEXT_CALLS, (pid, pid, place.strand, place.seq))
     for row in linked(found, pid, last_hash):
         rows.append(fill_row(driver, row.to_row()))
@@ -86,4 +92,5 @@ def _read_rows(pid: int, place: Place, connection: Connection) -> tuple[list[Jou
     if not rows:
         require_end(reach, pid, place.num_rows, last_hash)
         return rows, place
-    return rows, Place(rows[-1].strand, rows[-1].seq, place.num_rows + len(rows), last_hash)
+    last, num_rows = rows[-1], place.num_rows + len(rows)
+    return rows, Place(place.first_hash, last_hash, last.strand, last.seq, num_rows)
