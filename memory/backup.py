@@ -22,7 +22,7 @@ from .check import Counts, Damage, check
 from .db import writer_engine
 from .driver import open_read_only
 from .entry import STORE_ERRORS, storage_error
-from .migrations import migrate, require_ours
+from .migrations import has_tables, migrate, require_ours
 
 LOG, SHARED_MEMORY = "-wal", "-shm"
 JOURNALS = ("-journal", LOG, SHARED_MEMORY)
@@ -36,7 +36,7 @@ def back_up(store: Path, target: Path) -> Counts:
     """
     require_other_file(store, target)
     with copied(store, target) as copy:
-        with opened(copy) as connection:
+        with opened(copy, store) as connection:
             counts = require_whole(connection, store)
         install(copy, target)
     return counts
@@ -50,7 +50,7 @@ def restore(store: Path, source: Path) -> Path | None:
     """
     require_other_file(store, source)
     with copied(source, store) as copy:
-        with opened(copy) as connection:
+        with opened(copy, source) as connection:
             require_whole(connection, source)
         kept = keep_old(store) if store.exists() else None
         install(copy, store)
@@ -64,7 +64,7 @@ def check_store(store: Path) -> tuple[list[Damage], Counts]:
     nothing of it can be read.
     """
     counts = Counts()
-    with copied(store, store) as copy, opened(copy) as connection:
+    with copied(store, store) as copy, opened(copy, store) as connection:
         return list(check(connection, counts)), counts
 
 
@@ -72,6 +72,8 @@ def require_other_file(store: Path, other: Path) -> None:
     """E_ARG if somebody takes the store itself for a backup."""
     if other.is_dir():
         raise E_ARG(f"{other} is a folder; fix: name a file in it", field="file")
+    if other.exists() and not other.is_file():
+        raise E_ARG(f"{other} is no plain file; fix: name another one", field="file")
     if store.exists() and other.exists() and store.samefile(other):
         raise E_ARG(f"{other} is the store itself; fix: name another file", field="file")
 
@@ -91,8 +93,10 @@ def copied(source: Path, beside: Path) -> Iterator[Path]:
         copy_pages(source, copy)
         yield copy
     except OSError as error:
-        fix = "fix: name a file in a folder of your own, on a disk with room"
-        raise E_STORAGE(f"{beside} cannot be written: {error.strerror}; {fix}") from error
+        fix = "fix: name a file in a folder of your own, and make room on its disk"
+        raise E_STORAGE(
+            f"nothing can be written beside {beside}: {error.strerror}; {fix}"
+        ) from error
     finally:
         remove(copy)
 
@@ -109,19 +113,29 @@ def copy_pages(source: Path, copy: Path) -> None:
 
 
 @contextmanager
-def opened(copy: Path) -> Iterator[Connection]:
-    """A connection to a copy, brought to this version. E_STORAGE unless it is a store."""
+def opened(copy: Path, origin: Path) -> Iterator[Connection]:
+    """A connection to a copy, brought to this version. E_STORAGE unless the origin is a store."""
     connection = None
     try:
         connection = writer_engine(copy).connect()
-        require_ours(connection)
-        migrate(connection)
+        bring_up(connection, origin)
         yield connection
     except STORE_ERRORS as error:
-        raise storage_error(error) from error
+        raise E_STORAGE(f"cannot use {origin}: {storage_error(error).message}") from error
     finally:
         if connection is not None:
             connection.close()
+
+
+def bring_up(connection: Connection, origin: Path) -> None:
+    """Bring a copy to this version. E_STORAGE unless it is a store of it or of an older one."""
+    try:
+        require_ours(connection)
+    except E_STORAGE as error:
+        raise E_STORAGE(f"cannot use {origin}: {error.message}") from error
+    if not has_tables(connection):
+        raise E_STORAGE(f"there is nothing in {origin}; fix: name a backup")
+    migrate(connection)
 
 
 def require_whole(connection: Connection, origin: Path) -> Counts:
@@ -150,13 +164,21 @@ def keep_old(store: Path) -> Path:
     kept = find_free_name(store)
     for end in (LOG, ""):
         if store.with_name(store.name + end).exists():
-            part = kept.with_name(f".{kept.name}{end}.part")
-            shutil.copyfile(store.with_name(store.name + end), part)
-            part.chmod(0o600)
-            install(part, kept.with_name(kept.name + end))
+            duplicate(store.with_name(store.name + end), kept.with_name(kept.name + end))
     for end in JOURNALS:
         store.with_name(store.name + end).unlink(missing_ok=True)
     return kept
+
+
+def duplicate(source: Path, target: Path) -> None:
+    """Copy a file byte for byte, to be its owner's alone."""
+    part = target.with_name(f".{target.name}.part")
+    try:
+        shutil.copyfile(source, part)
+        part.chmod(0o600)
+        install(part, target)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def find_free_name(store: Path) -> Path:

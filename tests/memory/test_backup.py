@@ -1,5 +1,6 @@
 """Backup and restore: whole, private, checked, and never a good file lost for a bad one."""
 
+import os
 import sqlite3
 import stat
 from contextlib import closing
@@ -192,6 +193,24 @@ def test_a_file_that_is_no_sound_store_is_not_restored(
     assert names(path.parent) - {"memory.db-wal", "memory.db-shm"} == {"memory.db", "backup"}
 
 
+def test_a_file_with_nothing_in_it_replaces_no_store(path: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").touch()
+
+    with pytest.raises(E_STORAGE, match="there is nothing in"):
+        restore(path, tmp_path / "empty")
+
+    assert len(values(path)) > 0
+
+
+def test_what_is_no_plain_file_is_left_alone(path: Path, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+
+    with pytest.raises(E_ARG, match="no plain file"):
+        back_up(path, tmp_path / "pipe")
+
+    assert (tmp_path / "pipe").is_fifo()
+
+
 def test_what_cannot_be_a_backup_is_named(path: Path, tmp_path: Path) -> None:
     with pytest.raises(E_ARG, match="is a folder"):
         back_up(path, tmp_path)
@@ -199,7 +218,7 @@ def test_what_cannot_be_a_backup_is_named(path: Path, tmp_path: Path) -> None:
         back_up(path, path)
     with pytest.raises(E_ARG, match="the store itself"):
         restore(path, tmp_path / "." / "memory.db")
-    with pytest.raises(E_STORAGE, match=r"nowhere.* cannot be written: No such file.*; fix:"):
+    with pytest.raises(E_STORAGE, match=r"beside .*nowhere.*: No such file.*; fix:"):
         back_up(path, tmp_path / "nowhere" / "backup")
     with pytest.raises(E_STORAGE, match="there is no file"):
         restore(path, tmp_path / "nothing")
