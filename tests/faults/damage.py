@@ -46,6 +46,9 @@ UNNAMED = (
     ArithmeticError, AttributeError, LookupError, TypeError, ValueError, RuntimeError,
     sqlite3.Error, DBAPIError, msgspec.MsgspecError,
 )  # fmt: skip
+COUNTS = (
+    "num_runs", "num_wrong", "num_unnamed", "num_right", "num_named", "num_older", "num_unfound",
+)  # fmt: skip
 Files = dict[str, bytearray]
 Values = dict[str, object]
 Report = Callable[[str], None]
@@ -75,8 +78,7 @@ def run(
     with tempfile.TemporaryDirectory(prefix="damage-", dir=parent) as folder:
         play = anyio.run(_play, Path(folder), number - num_pages, seed, is_weak, report)
         pages = page_damage.run(Path(folder), num_pages, seed, is_weak=is_weak)
-    names = ("num_runs", "num_wrong", "num_unnamed", "num_named", "num_older", "num_unfound")
-    return {name: float(play[name] + pages[name]) for name in names}
+    return {name: float(play[name] + pages[name]) for name in COUNTS}
 
 
 async def _play(
@@ -257,24 +259,25 @@ def judge(
         is_named = is_weak or isinstance(error, SyscallError if is_older else E_STORAGE)
         counts["num_named" if is_named else "num_unnamed"] += 1
     for name, value in outcome.values.items():
-        if _is_true(name, value, truths[:1]):
-            counts["num_unfound"] += value != truths[0][name]
-        elif is_older and _is_true(name, value, truths):
-            counts["num_older"] += 1
-        else:
-            counts["num_wrong"] += 1
+        counts[_judge_value(name, value, truths if is_older else truths[:1])] += 1
     return counts
 
 
-def _is_true(name: str, value: object, truths: list[Values]) -> bool:
-    """Whether a value is that of a moment; of a listing or a search, each part of it."""
+def _judge_value(name: str, value: object, truths: list[Values]) -> str:
+    """The name of a value's count. Of a listing or a search a part may be missing."""
     wanted = [truth[name] for truth in truths if name in truth]
+    if value in wanted[:1]:
+        return "num_right"
+    if value in wanted:
+        return "num_older"
     if isinstance(value, frozenset):
-        return any(isinstance(each, frozenset) and value <= each for each in wanted)
+        is_part = any(isinstance(each, frozenset) and value <= each for each in wanted)
+        return "num_unfound" if is_part else "num_wrong"
     if name == "listing" and isinstance(value, tuple):
         known = {record for each in wanted if isinstance(each, tuple) for record in each}
-        return all(record in known or record.state == "DAMAGED" for record in value)
-    return value in wanted
+        is_part = all(record in known or record.state == "DAMAGED" for record in value)
+        return "num_unfound" if is_part else "num_wrong"
+    return "num_wrong"
 
 
 def main() -> None:
