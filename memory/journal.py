@@ -154,8 +154,9 @@ def insert_row(connection: Connection, row: JournalRow) -> None:
         result, error, blob = keep_apart(driver, row.state, result, error)
     fields = (*intent, row.state, result, error, to_float(row.ended_at), reach.last_hash)
     driver.execute(INSERT, (*fields, prove(fields, blob), blob))
-    last_hash = checksum(*intent, reach.last_hash)
-    extent.keep(driver, row.pid, reach._replace(num_rows=reach.num_rows + 1, last_hash=last_hash))
+    num_rows, first_hash, last_hash, num_chars = reach
+    last_hash = checksum(*intent, last_hash)
+    extent.keep(driver, row.pid, Extent(num_rows + 1, first_hash, last_hash, num_chars))
 
 
 def finish_row(
