@@ -6,6 +6,8 @@ from contextlib import closing
 from functools import partial
 from pathlib import Path
 
+from llmos.memory.entry import STORE_ERRORS
+
 JOURNAL = (
     "SELECT strand, seq, name, digest, state, coalesce(result, error,"
     " (SELECT body FROM blob WHERE digest = journal.blob)), started_at, ended_at"
@@ -39,7 +41,9 @@ def read_plainly(
         wanted["notes"] = partial(driver.execute, NOTES)
         for name, read in wanted.items():
             try:
-                values[name] = read().fetchall()
-            except sqlite3.Error as error:
+                found = read().fetchall()
+            except STORE_ERRORS as error:
                 errors[name] = error
+            else:
+                values[name] = frozenset(found) if name == "notes" else found
     return values, errors
