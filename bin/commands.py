@@ -22,6 +22,7 @@ COMMANDS = {
     "stop": "service:stop",
     "status": "service:status",
     "doctor": "doctor:doctor",
+    "db": "db:db",
 }
 
 

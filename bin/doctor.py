@@ -6,6 +6,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import NamedTuple
 
 import anyio
@@ -14,13 +15,14 @@ import click
 from llmos import __version__
 from llmos.kernel.config import Config, load_config
 from llmos.kernel.devices import Device, find_devices
-from llmos.syscalls.errors import E_MODEL
+from llmos.syscalls.errors import E_MODEL, E_STORAGE
 
 from .failure import EXIT_OK, EXIT_STATE
 from .service import ask_status
 from .tables import print_json, print_table
 
 MIN_FREE_BYTES = 256 << 20
+QUICK_LOOK_SECONDS = 2.0
 # The WAL-reset bug needs two connections that write or checkpoint at once; llmos has one writer.
 SQLITE_WITHOUT_RESET_BUG = (3, 51, 3)
 SQLITE_WITH_FIX_BACKPORTED = ((3, 44, 6), (3, 50, 7))
@@ -56,6 +58,8 @@ def examine(config: Config) -> Iterator[Finding]:
     yield check_sqlite()
     yield check_space(config)
     yield check_store(config)
+    yield check_file(config.database)
+    yield check_log(config.database)
     yield check_model(config)
     yield from check_devices(find_devices(), config)
 
@@ -97,6 +101,32 @@ def check_store(config: Config) -> Finding:
     if status.degraded is None:
         return Finding("store", "works")
     return Finding("store", status.degraded, "make room on the disk; processes go on by themselves")
+
+
+def check_file(store: Path) -> Finding:
+    """Whether the store's pages are in order, as far as a short look goes."""
+    from llmos.memory.check import look_quickly
+
+    if not store.exists():
+        return Finding("store file", "none yet")
+    try:
+        is_all = look_quickly(store, QUICK_LOOK_SECONDS)
+    except E_STORAGE as error:
+        fix = "llmos db check says what of it is damaged"
+        return Finding("store file", error.message, fix, fatal=True)
+    size = f"{store.stat().st_size >> 20} MiB"
+    return Finding("store file", f"{size}, pages in order" if is_all else f"{size}, not all read")
+
+
+def check_log(store: Path) -> Finding:
+    """Whether the store's write-ahead log is copied back."""
+    from llmos.memory.wal import ALARM_BYTES, log_bytes
+
+    size_bytes = log_bytes(store)
+    found = f"{size_bytes >> 20} MiB"
+    if size_bytes <= ALARM_BYTES:
+        return Finding("store log", found)
+    return Finding("store log", found, "end what reads the store for long; then it empties itself")
 
 
 def check_devices(devices: tuple[Device, ...], config: Config) -> Iterator[Finding]:

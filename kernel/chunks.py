@@ -13,7 +13,7 @@ from functools import partial
 import anyio
 
 from llmos.memory.chunks import Begun, Branch, Chunk, cut_chunks, find_begun, put_chunk
-from llmos.memory.db import Connection, Database, Operation
+from llmos.memory.db import Connection, Database
 from llmos.memory.journal import append_output
 from llmos.syscalls.types import TokenLogprobs
 
@@ -149,7 +149,7 @@ class Chunks:
                 )
                 branch = Branch(pid, strand, seq, number)
                 self._db.write_nowait(
-                    partial(cut_chunks, branch=branch, num_tokens=begun.num_tokens)
+                    partial(cut_chunks, branch=branch, num_tokens=begun.num_tokens), owner=pid
                 )
         return found
 
@@ -169,7 +169,7 @@ class Chunks:
     async def commit(self, recording: Recording) -> str:
         """Make durable what has come; returns its text. Waits as long as the disk needs."""
         chunk, shown = recording.take()
-        write = _write_all([(recording.branch, chunk, shown)])
+        write = partial(_write, branch=recording.branch, chunk=chunk, shown=shown)
         await self._db.write(write, owner=recording.branch.pid, keep=True)
         return chunk.text
 
@@ -187,9 +187,12 @@ class Chunks:
                 self._queue(recordings)
 
     def _queue(self, recordings: Iterable[Recording]) -> None:
-        parts = [(one.branch, *one.take()) for one in recordings if one.has_fresh]
-        if parts:
-            self._db.write_nowait(_write_all(parts))
+        for recording in recordings:
+            if recording.has_fresh:
+                branch = recording.branch
+                chunk, shown = recording.take()
+                write = partial(_write, branch=branch, chunk=chunk, shown=shown)
+                self._db.write_nowait(write, owner=branch.pid)
 
     async def run(self) -> None:
         """Queue what has waited for CHUNK_SECONDS, until cancelled."""
@@ -201,14 +204,9 @@ class Chunks:
             self.flush()
 
 
-def _write_all(parts: Sequence[tuple[Branch, Chunk, str]]) -> Operation:
-    """What writes chunks and output."""
-
-    def write(connection: Connection) -> None:
-        for branch, chunk, shown in parts:
-            if chunk.tokens:
-                put_chunk(connection, branch, chunk)
-            if shown:
-                append_output(connection, branch.pid, shown)
-
-    return write
+def _write(connection: Connection, branch: Branch, chunk: Chunk, shown: str) -> None:
+    """Write a chunk, and what the person has seen of it."""
+    if chunk.tokens:
+        put_chunk(connection, branch, chunk)
+    if shown:
+        append_output(connection, branch.pid, shown)

@@ -81,7 +81,7 @@ async def write_end(machine: Machine, ended: ProcessExit, num_tokens: tuple[int,
         woken = waits.fire(connection, "child", ended.pid)
         left.append(Bereaved(processes.find_children(connection, ended.pid), tuple(woken)))
 
-    machine.db.write_nowait(end)
+    machine.db.write_nowait(end, owner=ended.pid)
     await machine.db.flush(owner=ended.pid, keep=True)
     return left[-1] if left else Bereaved()
 

@@ -64,7 +64,9 @@ class Entry:
         if durable:
             await self._write(lambda connection: insert_row(connection, row))
         else:
-            self._journal.db.write_nowait(lambda connection: insert_row(connection, row))
+            self._journal.db.write_nowait(
+                lambda connection: insert_row(connection, row), owner=row.pid
+            )
         self._count(0, is_new=True)
 
     def at_end(self, operation: Operation) -> None:
@@ -90,7 +92,9 @@ class Entry:
         """Queue the ending; it is durable before anything that is written after it."""
         self.is_queued = True
         self._count(len(body), is_new=not self._begun)
-        self._journal.db.write_nowait(lambda connection: self.end_in(connection, state, body))
+        self._journal.db.write_nowait(
+            lambda connection: self.end_in(connection, state, body), owner=self._row.pid
+        )
 
     def fail(self, error: ErrorReply, state: Ending = "FAILED") -> None:
         """Queue an error as the ending.

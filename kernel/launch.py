@@ -203,7 +203,8 @@ class Launcher:
                         self.run_queue.poke()
                         return
                     break
-                await self._machine.db.flush()  # what its calls did before they were cut off
+                # what its calls did before they were cut off
+                await self._machine.db.flush(owner=process.pid)
                 begin_again(process, await read_past(self._machine, process.pid))
                 if is_lost:
                     say_that_it_goes_on(process)
@@ -281,7 +282,8 @@ class Launcher:
     def _mark(self, pid: int, state: State) -> None:
         """Note in the record that a process is stopped, or is no longer."""
         self._machine.db.write_nowait(
-            lambda connection: processes.change_unfinished(connection, pid, state=state)
+            lambda connection: processes.change_unfinished(connection, pid, state=state),
+            owner=pid,
         )
 
     def cut_off(self, process: Process) -> None:

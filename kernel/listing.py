@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import msgspec
 
 from llmos.memory import processes
-from llmos.memory.journal import read_output
+from llmos.memory.journal import count_printed_chars
 from llmos.memory.processes import ProcessRecord
 from llmos.memory.waits import Wait, find_waits
 from llmos.syscalls.errors import E_ARG, E_PERM, E_STORAGE
@@ -63,9 +63,11 @@ def _recorded(record: ProcessRecord, waits: tuple[Wait, ...]) -> ProcessInfo:
     """A process that does not live: it has ended, sleeps, or was left behind."""
     has_ended = record.ended_at is not None
     state: State = "STOPPED" if record.state == "STOPPED" else "EVICTED"
+    if record.state == processes.DAMAGED:
+        state = "DAMAGED"
     why_left = "" if has_ended else record.result or ""
     try:
-        argv = decode_spec(record).argv
+        argv = () if state == "DAMAGED" else decode_spec(record).argv
     except E_STORAGE as error:
         argv, why_left = (), error.message
     return ProcessInfo(
@@ -102,5 +104,5 @@ async def read_exit(machine: Machine, pid: int, parent: int) -> ProcessExit | No
     status = msgspec.convert(record.exit_status, ExitStatus)
     text = record.result or ""
     result, error = (text, "") if status == "exited" else ("", text)
-    printed = bool(await read_output(machine.db, pid))
+    printed = await machine.db.read(lambda c: count_printed_chars(c, pid)) > 0
     return ProcessExit(pid, status, record.exit_code, result, error, printed)

@@ -9,7 +9,8 @@ from collections.abc import Iterable
 
 import msgspec
 
-from llmos.memory.journal import JournalRow, find
+from llmos.memory.db import Database
+from llmos.memory.journal import JournalRow, fill, find
 from llmos.syscalls.errors import E_CANCELLED, E_NONDETERMINISM, ErrorReply, raise_reply
 from llmos.syscalls.types import Usage
 from llmos.syscalls.values import Patch
@@ -40,11 +41,13 @@ async def find_recorded(
     """The journal's row of this number, if there is one.
 
     A number that comes for the first time is looked for among the rows that the process came back
-    with, and its row is let go; one that comes `again`, in the store.
+    with, and its row is let go; one that comes `again`, in the store. E_STORAGE names a call whose
+    row or body is damaged.
     """
     if again:
         return await find(machine.db, process.pid, request.strand, request.seq)
-    return process.journaled.pop((request.strand, request.seq), None)
+    row = process.journaled.pop((request.strand, request.seq), None)
+    return row if row is None or row.blob is None else await fill(machine.db, row)
 
 
 def require_same(recorded: JournalRow, name: str, digest: bytes, code_hash: str) -> None:
@@ -132,3 +135,13 @@ def count_tokens(rows: Iterable[JournalRow]) -> tuple[int, int]:
         if row.name in _USING_CALLS and row.result is not None
     ]
     return sum(u.prompt_tokens for u in usages), sum(u.completion_tokens for u in usages)
+
+
+async def count_outlined_tokens(db: Database, rows: Iterable[JournalRow]) -> tuple[int, int]:
+    """`count_tokens` of rows whose large bodies are not here, one of which is fetched at a time."""
+    num_prompt, num_completion = 0, 0
+    for row in rows:
+        here = row if row.blob is None or row.name not in _USING_CALLS else await fill(db, row)
+        prompt_tokens, completion_tokens = count_tokens([here])
+        num_prompt, num_completion = num_prompt + prompt_tokens, num_completion + completion_tokens
+    return num_prompt, num_completion

@@ -70,7 +70,8 @@ async def restart(machine: Machine, process: Process, ending: Exit | None) -> bo
         return False
     if process.state == "STOPPED":
         machine.db.write_nowait(
-            lambda connection: processes.change_unfinished(connection, pid, state="STOPPED")
+            lambda connection: processes.change_unfinished(connection, pid, state="STOPPED"),
+            owner=pid,
         )
     how = "begins anew" if plan.is_anew else "goes on from its journal"
     what = "crashed" if not plan.is_anew else "ended" if ending and not ending.code else "failed"

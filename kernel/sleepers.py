@@ -14,7 +14,7 @@ import anyio
 
 from llmos.memory import processes, waits
 from llmos.memory.db import Connection
-from llmos.memory.journal import JournalRow, count_printed_chars, load
+from llmos.memory.journal import JournalRow, count_printed_chars, load_outline
 from llmos.memory.processes import Left, ProcessRecord
 from llmos.syscalls.errors import E_ARG, E_STORAGE, SyscallError
 from llmos.syscalls.process import ProcessExit, SignalName
@@ -26,7 +26,7 @@ from .machine import Machine
 from .manifest import find_app
 from .process import Process
 from .protocol import Notice
-from .replay import count_tokens
+from .replay import count_outlined_tokens
 from .terminal import Terminal
 
 DEADLY = ("TERM", "KILL")
@@ -38,6 +38,7 @@ class Past(NamedTuple):
     """What a process that is to go on has done: its calls, and how much it has written."""
 
     rows: list[JournalRow]
+    num_tokens: tuple[int, int]
     num_printed_chars: int
 
 
@@ -59,10 +60,10 @@ class Sleepers:
     async def bring_back(self, pid: int) -> None:
         """See machine.Launcher."""
         async with self._changing:
-            left = await processes.find_left(self._machine.db, pid)
-            if left is None or not self._is_to_go_on(left.record):
-                return
             try:
+                left = await processes.find_left(self._machine.db, pid)
+                if left is None or not self._is_to_go_on(left.record):
+                    return
                 process = await self._revive(left, self._find_terminal(left.root))
             except SyscallError as error:
                 if isinstance(error, E_STORAGE) and error.retry_after_seconds is not None:
@@ -119,14 +120,15 @@ class Sleepers:
         spec = decode_spec(record)
         require_folder(spec.workspace)
         manifest = find_app(spec.app, Path(spec.workspace))
-        rows = await load(machine.db, pid)
+        rows = await load_outline(machine.db, pid)
+        num_tokens = await count_outlined_tokens(machine.db, rows)
         if record.state == waits.ASLEEP or record.result is not None:
             await machine.db.write(lambda connection: _awaken(connection, pid), owner=pid)
         self._require_gone(pid)  # somebody else may have been faster
         process = Process(pid, record.parent, manifest, spec, machine.clock.now())
         process.root = left.root
         process.state = "STOPPED" if record.state == "STOPPED" else "NEW"
-        begin_again(process, Past(rows, left.num_printed_chars))
+        begin_again(process, Past(rows, num_tokens, left.num_printed_chars))
         process.prompt_tokens = max(process.prompt_tokens, record.prompt_tokens)
         process.completion_tokens = max(process.completion_tokens, record.completion_tokens)
         self._begin(process, terminal)
@@ -171,7 +173,8 @@ class Sleepers:
         error = killed(pid, sender)
         ended = ProcessExit(pid, "killed", EXIT_KILLED, "", f"{error.code}: {error.message}")
         try:
-            num_tokens = count_tokens(await load(machine.db, pid))
+            rows = await load_outline(machine.db, pid)
+            num_tokens = await count_outlined_tokens(machine.db, rows)
         except E_STORAGE:  # damaged, which is no reason to live
             num_tokens = (0, 0)
         known = (record.prompt_tokens, record.completion_tokens)
@@ -190,13 +193,14 @@ def _awaken(connection: Connection, pid: int) -> None:
 
 async def read_past(machine: Machine, pid: int) -> Past:
     """What a process has done. E_STORAGE if its journal is damaged."""
-    rows = await load(machine.db, pid)
-    return Past(rows, await machine.db.read(lambda c: count_printed_chars(c, pid)))
+    rows = await load_outline(machine.db, pid)
+    num_tokens = await count_outlined_tokens(machine.db, rows)
+    return Past(rows, num_tokens, await machine.db.read(lambda c: count_printed_chars(c, pid)))
 
 
 def begin_again(process: Process, past: Past) -> None:
     """Let a process go on from its journal, which holds all that it has done."""
-    process.begin_again(past.rows, count_tokens(past.rows), past.num_printed_chars)
+    process.begin_again(past.rows, past.num_tokens, past.num_printed_chars)
 
 
 def say_that_it_goes_on(process: Process) -> None:
@@ -210,7 +214,7 @@ def note_why_left(machine: Machine, pid: int, error: SyscallError) -> str:
     what = error.message.partition("; fix: ")[0]
     logger.error("process %d is left: %s", pid, what)
     machine.db.write_nowait(
-        lambda connection: processes.change_unfinished(connection, pid, result=what)
+        lambda connection: processes.change_unfinished(connection, pid, result=what), owner=pid
     )
     return what
 

@@ -16,11 +16,11 @@ from typing import TypeVar, cast
 import anyio
 import anyio.to_thread
 from sqlalchemy import URL, Connection, Engine, NullPool, create_engine, event
-from sqlalchemy.exc import DBAPIError
 
 from llmos.syscalls.errors import E_STORAGE
 
-from .entry import Entry, Operation, result_code, storage_error
+from .entry import STORE_ERRORS, Entry, Operation, result_code, storage_error
+from .filesystem import require_local
 from .migrations import migrate, require_ours
 from .wal import BUSY_TIMEOUT_MS
 from .writer import Writer
@@ -74,12 +74,13 @@ class Database:
         E_STORAGE, one line with what to do, for a file that cannot be read or written, is not
         a store, or comes from a newer version.
         """
+        require_local(path)
         claim_file(path)
         connection = None
         try:
             connection = writer_engine(path).connect()
             prepare(connection)
-        except (DBAPIError, sqlite3.Error) as error:
+        except STORE_ERRORS as error:
             close(connection)
             fix = FIXES.get(result_code(error), "restore a backup of it")
             reason = storage_error(error).message
@@ -116,12 +117,13 @@ class Database:
         self._writer.put(entry)
         return cast("T", await wait(entry))
 
-    def write_nowait(self, operation: Operation) -> None:
-        """Queue `operation` for the writer; the next acknowledged write proves it durable.
+    def write_nowait(self, operation: Operation, *, owner: int | None = None) -> None:
+        """Queue `operation` for the writer; the owner's next acknowledged write proves it durable.
 
-        It is never given up: when the disk fails it is done as soon as that works again.
+        It is never given up: when the disk fails it is done as soon as that works again. If it
+        raises, the next write or flush of its owner does, and nobody else's.
         """
-        self._writer.put(Entry(operation, None))
+        self._writer.put(Entry(operation, None, owner=owner))
 
     async def flush(self, *, owner: int | None = None, keep: bool = False) -> None:
         """Return when all that was queued so far is durable. Waits and fails as `write` does."""
@@ -170,9 +172,9 @@ class Database:
         if self._closed:
             raise E_STORAGE("the store is closed")
         try:
-            with self._readers.connect() as connection:
+            with self._readers.begin() as connection:
                 return query(connection)
-        except (DBAPIError, sqlite3.Error) as error:
+        except STORE_ERRORS as error:
             raise storage_error(error) from error
 
     async def aclose(self) -> None:

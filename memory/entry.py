@@ -32,6 +32,9 @@ PASSING_ERROR_CODES = frozenset(
         sqlite3.SQLITE_PROTOCOL,
     }
 )
+# What a statement raises where the file is damaged. The last one: SQLite quotes the damage, and the
+# driver takes that for text.
+STORE_ERRORS = (DBAPIError, sqlite3.Error, UnicodeDecodeError)
 DISK_ERROR_CODES = PASSING_ERROR_CODES | {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 
 
@@ -140,7 +143,7 @@ class Savepoint:
             raise sqlite3.OperationalError("an operation ended the transaction") from error
         if error is not None:
             self._driver.execute("ROLLBACK TO operation")
-            is_sql = isinstance(error, DBAPIError | sqlite3.Error)
+            is_sql = isinstance(error, STORE_ERRORS)
             self._entry.error = storage_error(error) if is_sql else error
         self._driver.execute("RELEASE operation")
         return True

@@ -4,71 +4,92 @@ Each piece is one short read on a snapshot of its own. A reader that is slow, or
 way, keeps nothing open.
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from functools import partial
-from typing import Any
+from typing import NamedTuple
 
 from sqlalchemy import Connection
 
-from .checksum import checksum
+from . import extent
 from .db import Database
-from .journal import COLUMNS, FIRST_HASH, NUM_INTENT, ROW_BYTES, JournalRow, to_row, verified
+from .driver import driver_of
+from .journal import COLUMNS, JournalRow, fill_row, linked, require_end, row_bytes, walk_output
 
 PIECE_CHARS = 1 << 18
 PIECE_BYTES = 1 << 20
-NEXT_TEXTS = (
-    "SELECT offset_chars + num_chars AS end_chars, text FROM output"
-    " WHERE pid = ? AND offset_chars >= ? ORDER BY offset_chars"
-)
 NEXT_CALLS = (
     f"SELECT {COLUMNS} FROM journal WHERE pid = ? AND id > coalesce("
     "(SELECT id FROM journal WHERE pid = ? AND strand = ? AND seq = ?), 0) ORDER BY id"
 )
 
 
+class Place(NamedTuple):
+    """How far a reader of calls is: the last one that it has read, how many, and the hashes."""
+
+    first_hash: bytes
+    last_hash: bytes
+    strand: str = ""
+    seq: int = -1
+    num_rows: int = 0
+
+
 async def read_output(db: Database, pid: int) -> AsyncIterator[str]:
-    """All that a process has written, in pieces of PIECE_CHARS characters and one text more."""
+    """All that a process has written, in pieces of PIECE_CHARS characters and one text more.
+
+    E_STORAGE names the first character that is damaged or missing.
+    """
     offset_chars = 0
-    while True:
-        texts, offset_chars = await db.read(partial(_read_texts, pid, offset_chars))
-        if not texts:
-            return
+    while texts := await db.read(partial(_read_texts, pid, offset_chars)):
         yield texts
+        offset_chars += len(texts)
 
 
 async def read_calls(db: Database, pid: int) -> AsyncIterator[list[JournalRow]]:
     """A process's calls in the order in which they began, in pieces of about PIECE_BYTES.
 
-    E_STORAGE names the first row that is damaged or breaks the chain.
+    E_STORAGE names the first row that is damaged, breaks the chain or has lost its body. Of a
+    journal whose rows are dropped meanwhile the new ones come behind those that were read.
     """
-    last: tuple[str, int] = ("", -1)
-    prev_hash = FIRST_HASH
-    while rows := await db.read(partial(_read_rows, pid, last)):
-        yield [to_row(row) for row in verified(rows, prev_hash)]
-        last = (rows[-1].strand, rows[-1].seq)
-        prev_hash = checksum(*rows[-1][:NUM_INTENT], rows[-1].prev_hash)
+    place = None
+    while True:
+        rows, place = await db.read(partial(_read_rows, pid, place))
+        if not rows:
+            return
+        yield rows
 
 
-def _read_texts(pid: int, offset_chars: int, connection: Connection) -> tuple[str, int]:
-    """The texts from an offset on, and the offset behind them."""
+def _read_texts(pid: int, offset_chars: int, connection: Connection) -> str:
+    """The texts from an offset on."""
     texts: list[str] = []
     num_chars = 0
-    for row in connection.exec_driver_sql(NEXT_TEXTS, (pid, offset_chars)):
-        texts.append(row.text)
-        num_chars += len(row.text)
-        offset_chars = row.end_chars
+    for text in walk_output(connection, pid, offset_chars):
+        texts.append(text)
+        num_chars += len(text)
         if num_chars >= PIECE_CHARS:
             break
-    return "".join(texts), offset_chars
+    return "".join(texts)
 
 
-def _read_rows(pid: int, last: tuple[str, int], connection: Connection) -> Sequence[Any]:
-    """The rows behind a call."""
-    rows: list[Any] = []
+def _read_rows(
+    pid: int, place: Place | None, connection: Connection
+) -> tuple[list[JournalRow], Place]:
+    """The rows behind a call; when there is none, it must be the last one that there should be."""
+    driver = driver_of(connection)
+    reach = extent.read(driver, pid)
+    if place is None or place.first_hash != reach.first_hash:
+        place = Place(reach.first_hash, reach.first_hash)
+    rows: list[JournalRow] = []
     size_bytes = 0
-    for row in connection.exec_driver_sql(NEXT_CALLS, (pid, pid, *last)):
-        rows.append(row)
-        size_bytes += ROW_BYTES + len(row.result or b"") + len(row.error or b"")
+    last_hash = place.last_hash
+    found = driver.execute(NEXT_CALLS, (pid, pid, place.strand, place.seq))
+    for row in linked(found, pid, last_hash):
+        rows.append(fill_row(driver, row.to_row()))
+        last_hash = row.hash()
+        size_bytes += row_bytes(rows[-1])
         if size_bytes >= PIECE_BYTES:
             break
-    return rows
+    if not rows:
+        require_end(reach, pid, place.num_rows, last_hash)
+        return rows, place
+    last, num_rows = rows[-1], place.num_rows + len(rows)
+    return rows, Place(place.first_hash, last_hash, last.strand, last.seq, num_rows)

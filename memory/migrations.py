@@ -7,17 +7,42 @@ released never changes; tables and columns are added by new steps.
 
 from collections.abc import Callable
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, inspect
 
 from llmos.syscalls.errors import E_STORAGE
 
-from .schema import chunk, last_commit, mail, metadata, process, wait
+from .checksum import checksum
+from .driver import driver_of
+from .schema import blob, chunk, extent, last_commit, mail, metadata, process, wait
 
 APPLICATION_ID = int.from_bytes(b"LLMO", "big")
 
 SEARCH_INDEX = """
 CREATE VIRTUAL TABLE item_fts USING fts5(
   body, ctx, head, content='item', content_rowid='id', tokenize='porter unicode61')
+"""
+ADD_EXTENTS = """
+INSERT INTO extent
+SELECT pid, num_rows, X'', last_hash, num_chars,
+  llmos_checksum(pid, num_rows, X'', last_hash, num_chars)
+FROM (
+  SELECT owner.pid AS pid,
+    (SELECT count(*) FROM journal WHERE journal.pid = owner.pid) AS num_rows,
+    coalesce((
+      SELECT llmos_checksum(journal.pid, strand, seq, name, effect, digest, label, code_hash,
+        started_at, prev_hash)
+      FROM journal WHERE journal.pid = owner.pid ORDER BY id DESC LIMIT 1), X'') AS last_hash,
+    coalesce((
+      SELECT max(offset_chars + num_chars) FROM output WHERE output.pid = owner.pid),
+      0) AS num_chars
+  FROM (SELECT pid FROM journal UNION SELECT pid FROM output) AS owner)
+"""
+SEAL_NOTES = """
+UPDATE item SET checksum = llmos_checksum(uid,
+  (SELECT tenant FROM space WHERE space.id = space_id),
+  (SELECT name FROM space WHERE space.id = space_id),
+  kind, role, recorded_at, valid_to, superseded_by, deleted_at, body)
+WHERE checksum = llmos_checksum(uid, body)
 """
 
 
@@ -47,14 +72,58 @@ def keep_tokens(connection: Connection) -> None:
 
 def add_waits(connection: Connection) -> None:
     """Step 5: what sleeping processes wait for, their mail, and how often they were restarted."""
-    columns = {row.name for row in connection.exec_driver_sql("PRAGMA table_info(process)")}
-    for name, kind in (("num_restarts", "INTEGER DEFAULT '0' NOT NULL"), ("restarted_at", "FLOAT")):
-        if name not in columns:
-            connection.exec_driver_sql(f"ALTER TABLE process ADD COLUMN {name} {kind}")
+    add_column(connection, "process", "num_restarts INTEGER DEFAULT '0' NOT NULL")
+    add_column(connection, "process", "restarted_at FLOAT")
     for index in process.indexes:
         index.create(connection, checkfirst=True)
     for table in (wait, mail):
         table.create(connection, checkfirst=True)
+
+
+def keep_large_bodies_apart(connection: Connection) -> None:
+    """Step 6: bodies that are too large for a row of the journal. Rows that have theirs keep it."""
+    blob.create(connection, checkfirst=True)
+    if add_column(connection, "journal", "blob BLOB"):
+        connection.exec_driver_sql(
+            "CREATE INDEX journal_blob ON journal (blob) WHERE blob IS NOT NULL"
+        )
+
+
+def prove_processes(connection: Connection) -> None:
+    """Step 7: how far each process came, and checksums of what it wrote and of its record.
+
+    What is there now is taken for true: nothing else says what it was.
+    """
+    if not inspect(connection).has_table("extent"):
+        extent.create(connection)
+        connection.exec_driver_sql(ADD_EXTENTS)
+    if add_column(connection, "output", "checksum BLOB"):
+        connection.exec_driver_sql(
+            "UPDATE output SET checksum = llmos_checksum(pid, offset_chars, num_chars, text)"
+        )
+    if add_column(connection, "process", "checksum BLOB"):
+        connection.exec_driver_sql(
+            "UPDATE process SET checksum = llmos_checksum(pid, parent, app, tenant, model,"
+            " exit_status, exit_code, created_at, ended_at, prompt_tokens, completion_tokens, spec,"
+            " result)"
+        )
+
+
+def prove_contexts_and_notes(connection: Connection) -> None:
+    """Step 8: a context says how many messages it has; a note's checksum covers all of it.
+
+    A note that is damaged by its old checksum keeps that, which is wrong by the new rule too.
+    """
+    if add_column(connection, "context", "num_messages INTEGER"):
+        connection.exec_driver_sql("ALTER TABLE context ADD COLUMN checksum BLOB")
+        connection.exec_driver_sql(
+            "UPDATE context SET num_messages ="
+            " (SELECT count(*) FROM message WHERE context_id = context.id)"
+        )
+        connection.exec_driver_sql(
+            "UPDATE context SET checksum = llmos_checksum(id, pid, created_at, num_messages)"
+        )
+    connection.exec_driver_sql(SEAL_NOTES)
 
 
 STEPS: tuple[Callable[[Connection], None], ...] = (
@@ -63,7 +132,19 @@ STEPS: tuple[Callable[[Connection], None], ...] = (
     number_commits,
     keep_tokens,
     add_waits,
+    keep_large_bodies_apart,
+    prove_processes,
+    prove_contexts_and_notes,
 )
+
+
+def add_column(connection: Connection, table: str, column: str) -> bool:
+    """Add a column ("name TYPE") to a table that an older version made; False if it has it."""
+    names = connection.exec_driver_sql(f"PRAGMA table_info({table})").scalars(1).all()
+    if column.split()[0] in names:
+        return False
+    connection.exec_driver_sql(f"ALTER TABLE {table} ADD COLUMN {column}")
+    return True
 
 
 def require_ours(connection: Connection) -> None:
@@ -73,6 +154,8 @@ def require_ours(connection: Connection) -> None:
     if application_id != APPLICATION_ID:
         if application_id or version or has_tables(connection):
             raise E_STORAGE("it is another program's database; name another file")
+    elif version < 0:
+        raise E_STORAGE(f"its schema is number {version}, which is damage; restore a backup of it")
     elif version > len(STEPS):
         raise E_STORAGE(
             f"its schema is number {version} and this llmos knows {len(STEPS)}; update llmos"
@@ -87,6 +170,7 @@ def has_tables(connection: Connection) -> bool:
 def migrate(connection: Connection) -> None:
     """Run the steps that the file has not had. `connection` is in driver autocommit mode."""
     version = connection.exec_driver_sql("PRAGMA user_version").scalar_one()
+    driver_of(connection).create_function("llmos_checksum", -1, checksum, deterministic=True)
     for number, step in enumerate(STEPS[version:], start=version + 1):
         connection.exec_driver_sql("BEGIN IMMEDIATE")
         step(connection)

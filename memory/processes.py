@@ -1,19 +1,27 @@
 """The table of processes: one row for each run of an app, kept after it has ended.
 
 Pids count up and are never used twice. What an app was started with is the kernel's own encoding
-in `spec`; the other columns are what listings show.
+in `spec`; the other columns are what listings show. Every row carries a checksum over what it says
+(SEALED), so whatever changes that does it by `change`; the state, which changes often and in many
+at once, is one of a few words instead. A damaged row concerns its process alone: listings show it
+as DAMAGED.
 """
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import msgspec
-from sqlalchemy import Connection, insert, select
+from sqlalchemy import Connection, insert
 from sqlalchemy import update as update_table
 
 from llmos.syscalls.errors import E_STORAGE
+from llmos.syscalls.process import State
 
+from .checksum import checksum, damage
 from .db import Database
+from .driver import driver_of
+from .entry import STORE_ERRORS
 from .journal import count_printed_chars
+from .numbers import last_given, was_given
 from .schema import process
 
 FIND_ROOT = (
@@ -22,6 +30,12 @@ FIND_ROOT = (
     " UNION ALL SELECT up.pid, up.parent, depth + 1"
     " FROM process up JOIN line ON up.pid = line.parent)"
     " SELECT pid FROM line ORDER BY depth DESC LIMIT 1"
+)
+DAMAGED = "DAMAGED"
+STATES = frozenset(get_args(State)) - {DAMAGED}
+SEALED = (
+    "pid, parent, app, tenant, model, exit_status, exit_code, created_at, ended_at, prompt_tokens,"
+    " completion_tokens, spec, result"
 )
 
 
@@ -49,6 +63,14 @@ class ProcessRecord(msgspec.Struct, frozen=True):
     restarted_at: float | None = None
 
 
+_FIELDS = ", ".join(ProcessRecord.__struct_fields__)
+FIND = f"SELECT {_FIELDS}, checksum, {SEALED} FROM process WHERE pid = ?"
+FIND_FROM = f"SELECT {_FIELDS}, checksum, {SEALED} FROM process WHERE pid >= ?"
+FIND_SEALED = f"SELECT {SEALED} FROM process WHERE pid = ?"
+SEAL = "UPDATE process SET checksum = ? WHERE pid = ?"
+_NUM_FIELDS = len(ProcessRecord.__struct_fields__)
+
+
 def create_row(
     connection: Connection,
     *,
@@ -67,49 +89,47 @@ def create_row(
         .values(created_at=created_at, prompt_tokens=0, completion_tokens=0)
         .returning(process.c.pid)
     )
-    return int(connection.execute(statement).scalar_one())
+    pid = int(connection.execute(statement).scalar_one())
+    _seal(connection, pid)
+    return pid
 
 
 def change(connection: Connection, pid: int, **columns: Any) -> None:
-    """Change columns of a process in the caller's transaction. E_STORAGE if there is none."""
-    statement = update_table(process).where(process.c.pid == pid).values(**columns)
-    if connection.execute(statement).rowcount != 1:
+    """Change columns of a process in the caller's transaction.
+
+    E_STORAGE if there is no such process, or if its record is damaged.
+    """
+    if read(connection, pid) is None:
         raise E_STORAGE(f"the store has no process {pid}")
+    connection.execute(update_table(process).where(process.c.pid == pid).values(**columns))
+    _seal(connection, pid)
 
 
 def change_unfinished(connection: Connection, pid: int, **columns: Any) -> None:
-    """Change columns of a process, unless it has ended, in the caller's transaction."""
-    unfinished = (process.c.pid == pid) & process.c.ended_at.is_(None)
-    connection.execute(update_table(process).where(unfinished).values(**columns))
+    """Change columns of a process, unless it has ended. E_STORAGE if its record is damaged."""
+    record = read(connection, pid)
+    if record is not None and record.ended_at is None:
+        change(connection, pid, **columns)
 
 
 async def update(db: Database, pid: int, **columns: Any) -> None:
-    """Change columns of a process, durably. E_STORAGE if there is no such process.
+    """Change columns of a process, durably. E_STORAGE as for `change`.
 
     E_STORAGE too when the disk fails and who waits for the process is given up: the change is
     made as soon as the disk works again.
     """
-    db.write_nowait(lambda connection: change(connection, pid, **columns))
+    db.write_nowait(lambda connection: change(connection, pid, **columns), owner=pid)
     await db.flush(owner=pid, keep=True)
 
 
-def find(connection: Connection, pid: int) -> ProcessRecord | None:
-    """The process, as the caller's transaction sees it."""
-    statement = select(process).where(process.c.pid == pid)
-    row = connection.execute(statement).mappings().first()
-    return None if row is None else ProcessRecord(**row)
-
-
 async def get(db: Database, pid: int) -> ProcessRecord | None:
-    """The process, if there ever was one of that pid."""
-    return await db.read(lambda connection: find(connection, pid))
+    """The process, if there ever was one of that pid. E_STORAGE if its record is damaged."""
+    return await db.read(lambda connection: read(connection, pid))
 
 
 async def list(db: Database, limit: int = 100) -> tuple[ProcessRecord, ...]:
-    """The newest `limit` processes, newest last."""
-    statement = select(process).order_by(process.c.pid.desc()).limit(limit)
-    rows = await db.read(lambda connection: connection.execute(statement).mappings().all())
-    return tuple(ProcessRecord(**row) for row in reversed(rows))
+    """The newest `limit` processes, newest last; a damaged one has no more than its pid."""
+    return await db.read(lambda connection: _read_newest(connection, limit))
 
 
 def find_children(connection: Connection, pid: int) -> tuple[int, ...]:
@@ -130,10 +150,67 @@ async def find_left(db: Database, pid: int) -> Left | None:
     """What there is of a process, if there ever was one of that pid: in one read."""
 
     def query(connection: Connection) -> Left | None:
-        record = find(connection, pid)
+        record = read(connection, pid)
         if record is None:
             return None
         root = connection.exec_driver_sql(FIND_ROOT, (pid,)).scalar_one()
         return Left(record, int(root), count_printed_chars(connection, pid))
 
     return await db.read(query)
+
+
+def read(connection: Connection, pid: int) -> ProcessRecord | None:
+    """`get` on one snapshot."""
+    row = driver_of(connection).execute(FIND, (pid,)).fetchone()
+    if row is None:
+        if was_given(connection, "process", pid):
+            raise damage(f"the record of process {pid} is missing")
+        return None
+    record = _to_record(row)
+    if record is None or record.pid != pid:
+        raise damage(f"the record of process {pid} is damaged")
+    return record
+
+
+def find_last(connection: Connection) -> int:
+    """The highest pid that there ever was; 0 if there was none."""
+    stored = driver_of(connection).execute("SELECT max(pid) FROM process").fetchone()[0]
+    return max(last_given(connection, "process"), stored or 0)
+
+
+def _read_newest(connection: Connection, limit: int) -> tuple[ProcessRecord, ...]:
+    last = find_last(connection)
+    first = max(1, last - limit + 1)
+    try:
+        found = {row[0]: row for row in driver_of(connection).execute(FIND_FROM, (first,))}
+    except STORE_ERRORS:  # something in one of them: then each one alone
+        found = {}
+    return tuple(
+        (_to_record(found[pid]) if pid in found else None) or _read_or_mark(connection, pid)
+        for pid in range(first, last + 1)
+    )
+
+
+def _read_or_mark(connection: Connection, pid: int) -> ProcessRecord:
+    """A process's record, or one that says that it is damaged."""
+    try:
+        found = read(connection, pid)
+    except (E_STORAGE, *STORE_ERRORS):
+        found = None
+    return found or ProcessRecord(
+        pid, None, "?", "", "", DAMAGED, None, None, 0.0, None, 0, 0, b"", None
+    )
+
+
+def _to_record(row: tuple[Any, ...]) -> ProcessRecord | None:
+    """The record that a row of FIND holds; None if it is damaged."""
+    proof, *sealed = row[_NUM_FIELDS:]
+    record = ProcessRecord(*row[:_NUM_FIELDS])
+    return record if proof == checksum(*sealed) and record.state in STATES else None
+
+
+def _seal(connection: Connection, pid: int) -> None:
+    """Take what the row is now for true. The caller has just written it."""
+    driver = driver_of(connection)
+    sealed = driver.execute(FIND_SEALED, (pid,)).fetchone()
+    driver.execute(SEAL, (checksum(*sealed), pid))

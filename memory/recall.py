@@ -10,12 +10,13 @@ from collections.abc import Sequence
 
 from sqlalchemy import Connection
 
-from llmos.syscalls.errors import E_ARG, E_STORAGE
+from llmos.syscalls.errors import E_ARG
 from llmos.syscalls.memory import Note
 
-from .checksum import checksum
+from .checksum import damage
 from .db import Database
 from .rank import find_terms, match_expression
+from .seal import read_sealed
 
 MAX_LIMIT = 1000
 MAX_CANDIDATES = 1000
@@ -27,10 +28,6 @@ WHERE item_fts MATCH ? AND item.space_id IN ({spaces})
   AND item.deleted_at IS NULL AND item.superseded_by IS NULL
   AND (item.valid_to IS NULL OR item.valid_to > ?)
 ORDER BY score DESC, item.id DESC LIMIT ?
-"""
-NOTE = """
-SELECT uid, body, checksum, kind, space.name AS space, role, recorded_at
-FROM item JOIN space ON space.id = item.space_id WHERE item.id = ?
 """
 
 
@@ -74,7 +71,7 @@ def search(
     ).all()
     notes: dict[str, Note] = {}
     for row in rows:
-        note = read_note(connection, row.id, row.score)
+        note = read_note(connection, row.id, row.score, tenant, spaces)
         notes.setdefault(note.text, note)
         if len(notes) == limit:
             break
@@ -89,11 +86,13 @@ def find_spaces(connection: Connection, tenant: str, spaces: Sequence[str]) -> t
     return tuple(rows.scalars())
 
 
-def read_note(connection: Connection, item_id: int, score: float) -> Note:
-    """An item as a note; E_STORAGE if its text is not what was remembered."""
-    row = connection.exec_driver_sql(NOTE, (item_id,)).one()
-    if row.checksum != checksum(row.uid, row.body):
-        raise E_STORAGE(f"note {row.uid} is damaged; forget it or restore a backup")
+def read_note(
+    connection: Connection, item_id: int, score: float, tenant: str, spaces: Sequence[str]
+) -> Note:
+    """An item as a note; E_STORAGE if it is not what was remembered, or not theirs."""
+    row = read_sealed(connection, item_id)
+    if row.tenant != tenant or row.space not in spaces:
+        raise damage("the index of spaces is damaged")
     return Note(row.uid, row.body, score, row.kind, row.space, row.role, row.recorded_at)
 
 

@@ -74,6 +74,8 @@ context = Table(
     Column("id", Integer, primary_key=True),
     Column("pid", Integer, nullable=False),
     Column("created_at", Float, nullable=False),
+    Column("num_messages", Integer),
+    Column("checksum", LargeBinary),
     sqlite_autoincrement=True,
 )
 
@@ -104,6 +106,7 @@ process = Table(
     Column("completion_tokens", Integer, nullable=False),
     Column("spec", LargeBinary, nullable=False),
     Column("result", Text),
+    Column("checksum", LargeBinary),
     Column("num_restarts", Integer, nullable=False, server_default="0"),
     Column("restarted_at", Float),
     Index("process_parent", "parent"),
@@ -156,8 +159,10 @@ journal = Table(
     Column("checksum", LargeBinary, nullable=False),
     Column("result", LargeBinary),
     Column("error", LargeBinary),
+    Column("blob", LargeBinary),
     UniqueConstraint("pid", "strand", "seq"),
     Index("journal_pid", "pid"),
+    Index("journal_blob", "blob", sqlite_where=text("blob IS NOT NULL")),
 )
 
 output = Table(
@@ -167,6 +172,25 @@ output = Table(
     Column("offset_chars", Integer, primary_key=True, autoincrement=False),
     Column("num_chars", Integer, nullable=False),
     Column("text", Text, nullable=False),
+    Column("checksum", LargeBinary),
+)
+
+extent = Table(
+    "extent",
+    metadata,
+    Column("pid", Integer, primary_key=True, autoincrement=False),
+    Column("num_rows", Integer, nullable=False),
+    Column("first_hash", LargeBinary, nullable=False),
+    Column("last_hash", LargeBinary, nullable=False),
+    Column("num_chars", Integer, nullable=False),
+    Column("checksum", LargeBinary, nullable=False),
+)
+
+blob = Table(
+    "blob",
+    metadata,
+    Column("digest", LargeBinary, primary_key=True),
+    Column("body", LargeBinary, nullable=False),
 )
 
 chunk = Table(

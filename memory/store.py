@@ -17,7 +17,7 @@ from sqlalchemy import Connection
 
 from llmos.syscalls.errors import E_ARG
 
-from .checksum import checksum
+from .seal import read_sealed, seal
 
 MAX_SHORT_TURN_CHARS = 240
 MAX_NEIGHBOUR_CHARS = 1000
@@ -63,9 +63,11 @@ def remember(connection: Connection, item: Item) -> str:
     item_id = insert_item(connection, item, uid, space_id, session_id, seq)
     if item.supersedes is not None:
         old_id = require_item(connection, space_id, item.supersedes, "supersedes")
+        read_sealed(connection, old_id)
         connection.exec_driver_sql(
             "UPDATE item SET superseded_by = ? WHERE id = ?", (item_id, old_id)
         )
+        seal(connection, old_id)
     for source in item.sources:
         source_id = require_item(connection, space_id, source, "sources")
         connection.exec_driver_sql("INSERT INTO item_source VALUES (?, ?)", (item_id, source_id))
@@ -85,9 +87,10 @@ def forget(connection: Connection, tenant: str, space: str, uid: str) -> bool:
         return False
     unindex(connection, row.id)
     connection.exec_driver_sql(
-        "UPDATE item SET body = '', ctx = '', head = '', checksum = ?, deleted_at = ? WHERE id = ?",
-        (checksum(uid, ""), time.time(), row.id),
+        "UPDATE item SET body = '', ctx = '', head = '', deleted_at = ? WHERE id = ?",
+        (time.time(), row.id),
     )
+    seal(connection, row.id)
     index(connection, row.id)
     if row.session_id is not None:
         refresh_neighbours(connection, row.session_id, row.seq)
@@ -150,12 +153,13 @@ def insert_item(
             item.role,
             item.recorded_at,
             item.valid_to,
-            checksum(uid, item.text),
+            b"",
             f"{item.role} {date_words(item.recorded_at)}",
             item.text,
         ),
     )
     item_id = int(row.lastrowid)
+    seal(connection, item_id)
     index(connection, item_id)
     return item_id
 

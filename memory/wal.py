@@ -16,12 +16,20 @@ BUSY_TIMEOUT_MS = 5000
 logger = logging.getLogger(__name__)
 
 
+def log_bytes(store: Path) -> int:
+    """The size of a store's log; 0 if it has none."""
+    try:
+        return store.with_name(store.name + "-wal").stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
 class WriteAheadLog:
     """The log of the database at `path`, seen from the one connection that copies it back."""
 
     def __init__(self, driver: sqlite3.Connection, path: Path) -> None:
         self._driver = driver
-        self._path = path.with_name(path.name + "-wal")
+        self._store = path
         self._bound_bytes = CHECKPOINT_BYTES
         self._is_alarming = False
         self._is_failing = False
@@ -45,10 +53,7 @@ class WriteAheadLog:
 
     def size_bytes(self) -> int:
         """The log's size on disk."""
-        try:
-            return self._path.stat().st_size
-        except FileNotFoundError:
-            return 0
+        return log_bytes(self._store)
 
     def copy_back(self, mode: Literal["PASSIVE", "TRUNCATE"]) -> None:
         """Copy the log into the database file, without waiting for readers.

@@ -13,6 +13,7 @@ and before operations run again the number in the file says whether they have ru
 """
 
 import contextlib
+import logging
 import queue
 import secrets
 import sqlite3
@@ -38,6 +39,7 @@ SET_NUMBER = (
 )
 FIND_NUMBER = "SELECT number FROM last_commit"
 Order = Callable[[], None]
+logger = logging.getLogger(__name__)
 
 
 class Writer:
@@ -53,7 +55,7 @@ class Writer:
         self._in_doubt: list[Entry] | None = None
         self._failure_watchers: list[Entry] = []
         self._holding = False
-        self._lost: BaseException | None = None
+        self._lost: dict[int | None, BaseException] = {}
         self._closed = False
         self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="memory-writer", daemon=True)
@@ -166,7 +168,7 @@ class Writer:
 
     def _commit(self, batch: list[Entry]) -> bool:
         """One transaction; whether the disk took it."""
-        lost = self._lost
+        lost = dict(self._lost)
         try:
             if self._resolve_doubt():
                 return True
@@ -187,17 +189,19 @@ class Writer:
 
     def _apply(self, entry: Entry) -> None:
         entry.error = None
-        if entry.future is not None and self._lost is not None:
-            # An earlier operation failed with nobody there to hear it. To acknowledge this one
-            # would claim that everything before it is durable.
-            entry.error, self._lost = storage_error(self._lost), None
+        if entry.future is not None and entry.owner in self._lost:
+            # An earlier operation of this owner failed with nobody there to hear it. To acknowledge
+            # this one would claim that everything before it is durable.
+            error = self._lost.pop(entry.owner)
+            entry.error = error if isinstance(error, E_STORAGE) else storage_error(error)
             return
         with Savepoint(self._driver, entry):
             entry.result = entry.operation(self._connection)
         if entry.future is None and entry.error is not None:
-            self._lost = entry.error
+            self._lost.setdefault(entry.owner, entry.error)
+            logger.warning("a write of process %s is lost: %s", entry.owner, entry.error)
 
-    def _undo(self, error: BaseException, lost: BaseException | None) -> None:
+    def _undo(self, error: BaseException, lost: dict[int | None, BaseException]) -> None:
         with contextlib.suppress(sqlite3.Error):  # the next BEGIN tells
             if self._driver.in_transaction:
                 self._driver.execute("ROLLBACK")

@@ -9,7 +9,7 @@ from .types import Path, Pid, Usage
 
 MAX_ARGUMENTS = 256
 SignalName = Literal["TERM", "KILL", "STOP", "CONT"]
-State = Literal["NEW", "READY", "RUNNING", "WAITING", "STOPPED", "EVICTED", "ZOMBIE"]
+State = Literal["NEW", "READY", "RUNNING", "WAITING", "STOPPED", "EVICTED", "ZOMBIE", "DAMAGED"]
 ExitStatus = Literal["exited", "failed", "killed"]
 WaitKind = Literal["timer", "child", "message", "person", "restart"]
 Argument = Annotated[str, Meta(max_length=65_536)]

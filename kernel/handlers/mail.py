@@ -42,7 +42,7 @@ async def sys_send(trap: Trap, call: Send) -> Effect:
 
 def _require_reachable(connection: Connection, sender: Process, pid: int) -> None:
     """E_ARG if there is no such process any more, E_PERM if this one may not write to it."""
-    record = processes.find(connection, pid)
+    record = processes.read(connection, pid)
     if record is None:
         raise E_ARG(f"there is no process {pid}", field="pid")
     if record.tenant != sender.tenant:

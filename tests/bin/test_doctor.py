@@ -2,16 +2,26 @@
 
 from pathlib import Path
 
-from llmos.bin.doctor import check_devices, check_model, check_package, check_space, examine
+from llmos.bin.doctor import (
+    check_devices,
+    check_file,
+    check_log,
+    check_model,
+    check_package,
+    check_space,
+    examine,
+)
 from llmos.kernel.config import Config
 from llmos.kernel.devices import Device
+from llmos.memory.wal import ALARM_BYTES
 
 
 def test_everything_is_looked_at_once(tmp_path: Path) -> None:
     found = [finding.what for finding in examine(Config(home=tmp_path))]
 
     assert found == [
-        "python", "torch", "transformers", "sqlite", "state directory", "store", "model", "device",
+        "python", "torch", "transformers", "sqlite", "state directory", "store",
+        "store file", "store log", "model", "device",
     ]  # fmt: skip
 
 
@@ -46,3 +56,26 @@ def test_a_device_that_is_set_and_not_there_comes_with_a_fix(tmp_path: Path) -> 
 
     assert finding.found == "there is no device cuda"
     assert finding.fix == "LLMOS_DEVICE=auto, or one of cpu"
+
+
+def test_a_store_that_is_not_there_yet_needs_no_fix(tmp_path: Path) -> None:
+    assert check_file(tmp_path / "llmos.db") == ("store file", "none yet", "", False)
+    assert check_log(tmp_path / "llmos.db").fix == ""
+
+
+def test_a_store_whose_pages_are_damaged_comes_with_a_fix(tmp_path: Path) -> None:
+    (tmp_path / "llmos.db").write_bytes(b"no database " * 1000)
+
+    finding = check_file(tmp_path / "llmos.db")
+
+    assert "not a database" in finding.found
+    assert "llmos db check" in finding.fix
+
+
+def test_a_log_that_is_too_long_comes_with_a_fix(tmp_path: Path) -> None:
+    with (tmp_path / "llmos.db-wal").open("wb") as log:
+        log.truncate(ALARM_BYTES + 1)
+
+    finding = check_log(tmp_path / "llmos.db")
+
+    assert (finding.found, bool(finding.fix)) == ("256 MiB", True)

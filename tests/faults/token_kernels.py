@@ -58,10 +58,10 @@ class CutStore(Database):
             raise E_STORAGE("the kernel was killed")
         return await super().write(operation, owner=owner, keep=keep)
 
-    def write_nowait(self, operation: Operation) -> None:
+    def write_nowait(self, operation: Operation, *, owner: int | None = None) -> None:
         """As the store does, but not after the cut."""
         if not self.is_cut:
-            super().write_nowait(operation)
+            super().write_nowait(operation, owner=owner)
 
 
 class WatchedDriver(LocalDriver):

@@ -17,7 +17,7 @@ from llmos.kernel.config import Config
 from llmos.kernel.listing import list_processes
 from llmos.kernel.main import boot
 from llmos.kernel.terminal import Terminal
-from llmos.memory.journal import load, read_output
+from llmos.memory.journal import drop_rows, load, read_output
 from llmos.syscalls.errors import E_ARG
 
 pytestmark = pytest.mark.anyio
@@ -139,7 +139,7 @@ async def test_without_its_journal_a_process_repeats_itself(
     """The control: the check above sees what a kernel without a journal would do."""
     with killed_kernel(config, workspace) as (pid, _):
         async with boot(config) as machine:
-            await machine.db.write(lambda c: c.exec_driver_sql("DELETE FROM journal"))
+            await machine.db.write(lambda c: drop_rows(c, pid))
             process = await machine.launcher.resume(pid, Terminal())
             with anyio.fail_after(20):
                 await process.ended.wait()

@@ -93,3 +93,22 @@ async def test_any_text_comes_back(db: Database, messages: list[Message]) -> Non
     context_id = await make(db, 1, *messages)
 
     assert await read(db, 1, context_id) == tuple(messages)
+
+
+@pytest.mark.parametrize(
+    ("statements", "said"),
+    [
+        (["DELETE FROM message WHERE pos = 1"], "has 1 messages and should have 2"),
+        (["UPDATE context SET pid = 2"], "record of context 1 is damaged"),
+        (["UPDATE context SET num_messages = 1"], "record of context 1 is damaged"),
+        (["DELETE FROM message", "DELETE FROM context"], "context 1 is missing"),
+    ],
+)
+async def test_a_context_of_which_something_is_missing_is_not_served(
+    db: Database, statements: list[str], said: str
+) -> None:
+    context_id = await make(db, 1, SYSTEM, QUESTION)
+    await db.write(lambda c: [c.exec_driver_sql(each).rowcount for each in statements])
+
+    with pytest.raises(E_STORAGE, match=said):
+        await read(db, 1, context_id)

@@ -9,6 +9,7 @@ import anyio
 import pytest
 
 from llmos.memory.db import Connection, Database, Operation
+from llmos.memory.driver import driver_of
 from llmos.memory.migrations import APPLICATION_ID, STEPS
 from llmos.syscalls.errors import E_ARG, E_STORAGE
 
@@ -82,6 +83,21 @@ async def test_a_read_sees_every_acknowledged_write(db: Database) -> None:
         await db.write(add(str(number)))
 
         assert len(await db.read(names)) == number + 1
+
+
+async def test_a_read_is_one_snapshot_below_sqlalchemy_too(db: Database) -> None:
+    await db.write(add("first"))
+
+    def query(connection: Connection) -> tuple[int, int]:
+        count = "SELECT count(*) FROM space"
+        before = driver_of(connection).execute(count).fetchone()[0]
+        with sqlite3.connect(db.path) as other:
+            other.execute("INSERT INTO space(tenant, name) VALUES ('t', hex(randomblob(4)))")
+        other.close()
+        return before, driver_of(connection).execute(count).fetchone()[0]
+
+    assert await db.read(query) == (1, 1)
+    assert await db.read(query) == (2, 2)
 
 
 async def test_writes_keep_their_order_whoever_waits(db: Database) -> None:
@@ -168,7 +184,9 @@ async def test_an_operation_that_ends_the_transaction_fails_alone_and_loudly(db:
 async def test_the_log_is_copied_back_and_bounded(db: Database) -> None:
     def fill(connection: Connection) -> None:
         connection.exec_driver_sql(
-            "INSERT INTO output VALUES (1, (SELECT count(*) FROM output), 1, ?)", ("x" * 400_000,)
+            "INSERT INTO output(pid, offset_chars, num_chars, text)"
+            " VALUES (1, (SELECT count(*) FROM output), 1, ?)",
+            ("x" * 400_000,),
         )
 
     for _ in range(100):
@@ -225,6 +243,17 @@ def test_a_file_that_is_no_database_is_refused_in_one_line(tmp_path: Path, conte
     assert "\n" not in caught.value.message
 
 
+def test_a_schema_that_is_no_text_is_refused_in_one_line(tmp_path: Path) -> None:
+    """SQLite quotes it, and the driver cannot read that."""
+    path = tmp_path / "memory.db"
+    anyio.run(Database.open(path).aclose)
+    content = path.read_bytes()
+    path.write_bytes(content.replace(b"CREATE TABLE journal", b"CREATE TABL\xe9 journal"))
+
+    with pytest.raises(E_STORAGE, match=r"cannot open .*; fix: restore a backup"):
+        Database.open(path)
+
+
 @pytest.mark.slow
 async def test_a_file_that_another_program_holds_is_named(tmp_path: Path) -> None:
     path = tmp_path / "memory.db"
@@ -247,3 +276,16 @@ def test_a_folder_that_does_not_exist_is_named(tmp_path: Path) -> None:
 def test_a_folder_in_place_of_the_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(E_STORAGE, match="cannot open"):
         Database.open(tmp_path)
+
+
+async def test_an_error_that_nobody_waited_for_concerns_its_owner_alone(db: Database) -> None:
+    await db.write(add("once"))
+    db.write_nowait(add("once"), owner=7)
+
+    await db.write(add("another's"), owner=8)
+    await db.flush()
+    with pytest.raises(E_STORAGE, match="UNIQUE"):
+        await db.flush(owner=7)
+
+    await db.write(add("later"), owner=7)
+    assert await db.read(names) == ["once", "another's", "later"]

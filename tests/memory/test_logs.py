@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import Connection
 
 from llmos.memory.db import Database
-from llmos.memory.journal import append_output, insert_row, load
+from llmos.memory.journal import append_output, drop_rows, insert_row, load
 from llmos.memory.journal import read_output as read_whole_output
 from llmos.memory.logs import PIECE_BYTES, PIECE_CHARS, read_calls, read_output
 from llmos.syscalls.errors import E_STORAGE
@@ -56,6 +56,19 @@ async def test_damage_behind_the_first_piece_is_named(db: Database, damage: str,
 
     with pytest.raises(E_STORAGE, match=said):
         [rows async for rows in read_calls(db, 1)]
+
+
+async def test_rows_that_are_dropped_while_they_are_read_break_no_chain(db: Database) -> None:
+    await fill(db)
+    pieces = read_calls(db, 1)
+    read = await anext(pieces)
+    await db.write(lambda connection: drop_rows(connection, 1))
+    await db.write(lambda connection: insert_row(connection, row(100)))
+
+    rest = [each.seq async for rows in pieces for each in rows]
+
+    assert [each.seq for each in read] == [0, 1, 2]
+    assert rest == [100]
 
 
 async def fill(db: Database) -> None:

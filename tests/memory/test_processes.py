@@ -5,7 +5,7 @@ from functools import partial
 import pytest
 
 from llmos.memory import processes
-from llmos.memory.db import Database
+from llmos.memory.db import Connection, Database
 from llmos.memory.journal import append_output
 from llmos.syscalls.errors import E_STORAGE
 
@@ -104,3 +104,28 @@ async def test_what_there_is_of_a_process_is_found_in_one_read(db: Database) -> 
 
     assert found == (await processes.get(db, pid), pid, 5)
     assert await processes.find_left(db, pid + 1) is None
+
+
+async def test_a_change_shares_its_transaction_with_others(db: Database) -> None:
+    pid = await add(db, "ask")
+
+    def refused(connection: Connection) -> None:
+        processes.change(connection, pid, state="ZOMBIE")
+        raise E_STORAGE("no")
+
+    with pytest.raises(E_STORAGE):
+        await db.write(refused)
+
+    record = await processes.get(db, pid)
+    assert record is not None
+    assert record.state == "NEW"
+
+
+async def test_a_process_whose_row_is_gone_is_missed(db: Database) -> None:
+    pids = [await add(db, app) for app in ("a", "b", "c")]
+    await db.write(lambda c: c.exec_driver_sql("DELETE FROM process WHERE app = 'c'").rowcount)
+
+    with pytest.raises(E_STORAGE, match=f"process {pids[2]} is missing"):
+        await processes.get(db, pids[2])
+
+    assert [record.state for record in await processes.list(db)] == ["NEW", "NEW", "DAMAGED"]
