@@ -23,7 +23,7 @@ from llmos.syscalls.errors import (
 from llmos.syscalls.table import TABLE, Syscall
 from llmos.syscalls.tool import Tool
 from llmos.syscalls.values import Patch, Patched
-from llmos.syscalls.wire import Failure, Reply, Request, decode, encode
+from llmos.syscalls.wire import Chunk, Failure, Reply, Request, decode, encode
 
 from .admission import give_back
 from .capability import check
@@ -37,6 +37,7 @@ from .replay import (
     is_passed,
     recorded_result,
     require_same,
+    streamed_text,
     was_abandoned,
 )
 
@@ -91,6 +92,8 @@ async def _perform(
             await anyio.sleep_forever()  # until the app gives it up once more
         result = recorded_result(recorded)
         if result is not None:
+            if text := streamed_text(call, result):
+                await send(Chunk(request.strand, request.seq, text))
             return result
     check(process.capabilities, row, call, model=process.model, workspace=process.workspace)
     effect, arguments = _effect(machine, row, call, recorded)

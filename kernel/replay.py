@@ -12,6 +12,7 @@ import msgspec
 from llmos.memory.db import Database
 from llmos.memory.journal import JournalRow, fill, find
 from llmos.syscalls.errors import E_CANCELLED, E_NONDETERMINISM, ErrorReply, raise_reply
+from llmos.syscalls.generate import Generate
 from llmos.syscalls.types import Usage
 from llmos.syscalls.values import Patch
 from llmos.syscalls.wire import Request
@@ -31,6 +32,13 @@ class _Used(msgspec.Struct):
     usage: Usage
 
 
+class _Told(msgspec.Struct):
+    """What a reply that was streamed has."""
+
+    text: str
+
+
+_text_decoder = msgspec.msgpack.Decoder(_Told)
 _used_decoder = msgspec.msgpack.Decoder(_Used)
 _error_decoder = msgspec.msgpack.Decoder(ErrorReply)
 
@@ -125,6 +133,13 @@ def was_abandoned(recorded: JournalRow) -> bool:
     if recorded.state != "CANCELLED" or recorded.error is None:
         return False
     return _error_decoder.decode(recorded.error).field == ABANDONED
+
+
+def streamed_text(call: msgspec.Struct, result: bytes) -> str:
+    """What a finished call was streamed as; an app whose code runs anew is streamed it again."""
+    if not (isinstance(call, Generate) and call.stream):
+        return ""
+    return _text_decoder.decode(result).text
 
 
 def count_tokens(rows: Iterable[JournalRow]) -> tuple[int, int]:

@@ -47,7 +47,7 @@ from tests.faults.token_kernels import (
 )
 from tests.kernel.conftest import make_process
 
-BATCH = 16
+BATCH = 24
 FLUSH_SHARE = 0.05  # of tokens, as when a chunk has waited for long enough
 EXECUTOR_DEATHS = 16  # one in so many kernels takes its executor along
 RUNS_PER_REAL_KILL = 100

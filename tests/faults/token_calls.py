@@ -35,11 +35,11 @@ def draw_call(random: Random, *, max_tokens: int = 200) -> Generate:
     prompt = f"{random.choice(PROMPTS)} ({random.randrange(1000)})"
     call = Generate(
         (Message("user", prompt),),
-        sampling=_draw_sampling(random, random.randint(20, max_tokens)),
+        sampling=_draw_sampling(random, random.randint(40, max_tokens)),
         stream=True,
         show=True,
     )
-    kind = random.choice(("plain", "plain", "tools", "must call", "grammar", "branches"))
+    kind = random.choice(("plain", "tools", "must call", "grammar", "grammar", "branches"))
     match kind:
         case "tools":
             return msgspec.structs.replace(call, tools=("calculator", "clock"))
@@ -48,7 +48,10 @@ def draw_call(random: Random, *, max_tokens: int = 200) -> Generate:
         case "grammar":
             return msgspec.structs.replace(call, grammar=_draw_grammar(random))
         case "branches":
-            return msgspec.structs.replace(call, n=random.randint(2, 3), stream=False, show=False)
+            few = msgspec.structs.replace(call, n=random.randint(2, 3), stream=False, show=False)
+            return msgspec.structs.replace(
+                few, grammar=random.choice((None, _draw_grammar(random)))
+            )
     return call
 
 

@@ -4,18 +4,21 @@ A store that is cut off takes nothing more, as if its kernel had been killed: wh
 is durable, what came after never was.
 """
 
+import socket
 from collections import defaultdict
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import anyio
 import msgspec
 
 from llmos.kernel.clock import SystemClock
 from llmos.kernel.config import Config
 from llmos.kernel.drivers.driver import Generated, GenerationJob, TextDelta
 from llmos.kernel.drivers.local import LocalDriver
+from llmos.kernel.gates.app import serve_app
 from llmos.kernel.machine import Machine
 from llmos.kernel.main import assemble
 from llmos.kernel.process import Process
@@ -26,6 +29,7 @@ from llmos.memory.db import Connection, Database, Operation
 from llmos.memory.journal import load, read_output
 from llmos.syscalls.errors import E_STORAGE, ErrorReply
 from llmos.syscalls.generate import Generate, Generation
+from llmos.syscalls.stream import BytesOnlyStream
 from llmos.syscalls.tasks import running
 from llmos.syscalls.wire import (
     PROTOCOL_VERSION,
@@ -38,7 +42,7 @@ from llmos.syscalls.wire import (
     Request,
     encode,
 )
-from tests.kernel.conftest import TOKEN, open_gate
+from tests.kernel.conftest import TOKEN
 
 T = TypeVar("T")
 Place = tuple[int, int]  # pid and seed: a branch
@@ -127,11 +131,24 @@ class Heard:
         return self.answer is not None or self.error is not None
 
 
+@asynccontextmanager
+async def _open_gate(machine: Machine, process: Process) -> AsyncIterator[FrameStream]:
+    """The app's end of a served socket."""
+    ours, theirs = socket.socketpair()
+    async with (
+        aclosing(await BytesOnlyStream.adopt(ours)) as kernel_end,
+        aclosing(await BytesOnlyStream.adopt(theirs)) as app_end,
+        anyio.create_task_group() as tasks,
+    ):
+        tasks.start_soon(serve_app, machine, process, kernel_end, TOKEN)
+        yield FrameStream(app_end)
+        tasks.cancel_scope.cancel()
+
+
 async def call_kernel(machine: Machine, process: Process, call: Generate, heard: Heard) -> None:
     """Make a process's only call, until it has ended or the kernel is gone."""
     process.terminal = Terminal()
-    async with open_gate(machine, process) as stream:
-        frames = FrameStream(stream)
+    async with _open_gate(machine, process) as frames:
         await frames.send(Hello(PROTOCOL_VERSION, process.pid, TOKEN))
         await frames.receive()
         await frames.send(Request("0", 0, "generate", msgspec.Raw(encode(call))))

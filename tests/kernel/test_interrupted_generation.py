@@ -198,6 +198,20 @@ async def test_it_may_be_cut_off_again_and_again(machine: Machine, tmp_path: Pat
     assert engine.nums_emitted[-1] >= 50
 
 
+async def test_one_that_had_finished_is_streamed_again_as_a_whole(
+    machine: Machine, tmp_path: Path
+) -> None:
+    engine, process = install(machine), await make_process(machine, tmp_path)
+    before = await live(machine, process, ask())
+    await come_back(machine, process)
+
+    after = await live(machine, process, ask())
+
+    assert after == before
+    assert after.text == WORDS
+    assert len(engine.jobs) == 1
+
+
 async def test_its_chunks_go_with_its_ending(machine: Machine, tmp_path: Path) -> None:
     endings: list[tuple[Ending, int | None]] = [("cancel", NUM_BEFORE), ("cut", None)]
     for ending, num_words in endings:

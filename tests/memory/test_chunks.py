@@ -52,7 +52,7 @@ async def test_chunks_come_back_in_order_and_as_they_were(db: Database) -> None:
 
 
 async def test_branches_and_calls_are_kept_apart(db: Database) -> None:
-    others = [BRANCH._replace(**{field: 5}) for field in ("pid", "seq", "number")]
+    others = [BRANCH._replace(pid=5), BRANCH._replace(seq=5), BRANCH._replace(number=5)]
     for branch in [BRANCH, *others]:
         await put(db, branch, make_chunk(0, branch.pid, branch.seq, branch.number))
 
