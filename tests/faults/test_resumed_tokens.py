@@ -19,7 +19,7 @@ def test_generations_that_were_cut_off_go_on_exactly() -> None:
 
 def test_without_chunks_and_seeds_tokens_are_lost_and_texts_differ() -> None:
     """The control."""
-    counts = run(8, seed=1, is_weak=True)
+    counts = run(8, seed=3, is_weak=True)
 
     assert counts["num_different"] > 0
     assert counts["num_lost_tokens"] > 0
