@@ -16,7 +16,7 @@ PROMPTS = (
     "write hello world to hello.txt",
     "summarize: the sea was calm, the ships came home and nobody was lost. The harbour was lit.",
 )
-REGEXES = ("[a-z ]{150}", "([0-9]{3}-){30}", "(é|ü|世|🦊|[a-c]){60}")
+REGEXES = ("[a-z ]{400}", "([0-9]{3}-){50}", "(é|ü|世|🦊|[a-c]){100}")
 SCHEMA = json.dumps(
     {
         "type": "object",
