@@ -1,0 +1,207 @@
+"""What the store is asked to do while its disk is watched: steps that depend on those before.
+
+Every step is one operation for the store's writer and leaves its number in the store, so that a
+store says itself how many steps it holds: it has to be what so many steps make, no more, no less.
+"""
+
+import hashlib
+import random
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from llmos.memory import contexts, processes, store
+from llmos.memory.checksum import checksum
+from llmos.memory.db import Connection, Database
+from llmos.memory.journal import JournalRow, append_output, finish_row, insert_row, load
+from llmos.syscalls.errors import E_STORAGE
+from llmos.syscalls.types import Message
+
+Step = Callable[[Connection], None]
+NUM_PIDS = 3
+NUM_PLAIN = 6  # the first steps: they need nothing that a later migration brings
+WORDS = "store disk page sync commit power write sector frame header journal agent".split()
+NUMBER = "SELECT completion_tokens FROM process WHERE pid = 1"
+SET_NUMBER = "UPDATE process SET completion_tokens = ? WHERE pid = 1"
+CONTENTS = (
+    "SELECT pid, app, state, completion_tokens FROM process ORDER BY pid",
+    "SELECT pid, strand, seq, name, state, result, error, ended_at FROM journal ORDER BY id",
+    "SELECT pid, offset_chars, text FROM output ORDER BY pid, offset_chars",
+    "SELECT id, role, body, ctx, deleted_at IS NULL FROM item ORDER BY id",
+    "SELECT context_id, pos, role, body FROM message ORDER BY context_id, pos",
+)
+COMPARE_INDEX = "INSERT INTO item_fts(item_fts, rank) VALUES ('integrity-check', 1)"
+
+
+def make_steps(seed: int, num_steps: int) -> list[Step]:
+    """The steps of a seed: always the same."""
+    script = Script(seed)
+    steps = [script.make_plain() for _ in range(NUM_PLAIN)]
+    steps += [script.make() for _ in range(num_steps - NUM_PLAIN)]
+    return [partial(apply, number, step) for number, step in enumerate(steps, start=1)]
+
+
+def apply(number: int, step: Step, connection: Connection) -> None:
+    """Do a step and write down its number. The first one makes the process that keeps it."""
+    if number == 1:
+        make_process(connection)
+    step(connection)
+    connection.exec_driver_sql(SET_NUMBER, (number,))
+
+
+def make_process(connection: Connection) -> None:
+    """The process with pid 1."""
+    processes.create_row(
+        connection,
+        app="worker",
+        spec=b"",
+        tenant="local",
+        model="echo",
+        state="NEW",
+        parent=None,
+        created_at=0.0,
+    )
+
+
+class Script:
+    """Makes steps up, each one possible after those before."""
+
+    def __init__(self, seed: int) -> None:
+        self._rng = random.Random(seed)
+        self._begun: list[tuple[int, int]] = []  # calls without an outcome: pid, seq
+        self._num_calls = 0
+        self._num_contexts = 0
+        self._texts: list[str] = []
+
+    def make(self) -> Step:
+        """Any step."""
+        makers = [self.make_plain, self._remember, self._append]
+        if self._texts:
+            makers.append(self._forget)
+        return self._rng.choice(makers)()
+
+    def make_plain(self) -> Step:
+        """A step with calls and output alone."""
+        makers = [self._begin, self._print, self._finish if self._begun else self._begin]
+        return self._rng.choice(makers)()
+
+    def _row(self, state: str = "INTENT") -> JournalRow:
+        self._num_calls += 1
+        done = state == "DONE"
+        return JournalRow(
+            pid=self._rng.randint(1, NUM_PIDS),
+            strand="0",
+            seq=self._num_calls,
+            name="tool",
+            effect="once",
+            digest=self._rng.randbytes(16),
+            state="DONE" if done else "INTENT",
+            result=self._body() if done else None,
+            error=None,
+            label="",
+            code_hash="1",
+            started_at=float(self._num_calls),
+            ended_at=float(self._num_calls) if done else None,
+        )
+
+    def _body(self) -> bytes:
+        """Most results are short; some fill pages of their own."""
+        return self._rng.randbytes(self._rng.choice((0, 40, 400, 3000, 20_000)))
+
+    def _text(self) -> str:
+        return " ".join(self._rng.choices(WORDS, k=self._rng.choice((3, 12, 60, 900))))
+
+    def _begin(self) -> Step:
+        row = self._row()
+        self._begun.append((row.pid, row.seq))
+        return lambda connection: insert_row(connection, row)
+
+    def _finish(self) -> Step:
+        pid, seq = self._begun.pop(self._rng.randrange(len(self._begun)))
+        result = self._body()
+        return lambda connection: finish_row(
+            connection, pid, "0", seq, "DONE", result, None, float(seq)
+        )
+
+    def _print(self) -> Step:
+        row, text = self._row("DONE"), self._text()
+
+        def step(connection: Connection) -> None:
+            append_output(connection, row.pid, text)
+            insert_row(connection, row)
+
+        return step
+
+    def _remember(self) -> Step:
+        text = f"{self._num_calls} {self._text()}"
+        self._texts.append(text)
+        kind, session = self._rng.choice((("note", None), ("turn", "talk")))
+        item = store.Item("local", "notes", text, 1e9, kind=kind, session=session)
+        return lambda connection: void(store.remember(connection, item))
+
+    def _forget(self) -> Step:
+        text = self._texts.pop(self._rng.randrange(len(self._texts)))
+
+        def step(connection: Connection) -> None:
+            query = "SELECT uid FROM item WHERE body = ?"
+            uid = connection.exec_driver_sql(query, (text,)).scalars().first()
+            store.forget(connection, "local", "notes", str(uid))
+
+        return step
+
+    def _append(self) -> Step:
+        messages = (Message("user", self._text()),)
+        if not self._num_contexts or self._rng.random() < 0.2:
+            self._num_contexts += 1
+            return lambda connection: void(contexts.create(connection, 1, messages))
+        number = self._rng.randint(1, self._num_contexts)
+        return lambda connection: void(contexts.append(connection, 1, number, messages))
+
+
+def void(result: object) -> None:
+    """Let a result go: steps have none."""
+
+
+async def take_snapshot(db: Database) -> tuple[int, bytes]:
+    """How many steps a store holds, and a digest of all that they left."""
+    return await db.read(_take_snapshot)
+
+
+def _take_snapshot(connection: Connection) -> tuple[int, bytes]:
+    digest = hashlib.blake2b(digest_size=16)
+    for query in CONTENTS:
+        for row in connection.exec_driver_sql(query):
+            digest.update(repr(tuple(row)).encode())
+    return int(connection.exec_driver_sql(NUMBER).scalar() or 0), digest.digest()
+
+
+async def require_sound(db: Database) -> None:
+    """E_STORAGE if anything in the store is damaged; a change is written on the way."""
+    await db.read(_require_sound)
+    for pid in range(1, NUM_PIDS + 1):
+        await load(db, pid)
+    await db.write(lambda connection: void(connection.exec_driver_sql(COMPARE_INDEX)))
+
+
+def _require_sound(connection: Connection) -> None:
+    """Of the file, its indexes, its references, and the checksums of items and messages."""
+    verdict = connection.exec_driver_sql("PRAGMA integrity_check").scalars().all()
+    foreign = connection.exec_driver_sql("PRAGMA foreign_key_check").all()
+    if verdict != ["ok"] or foreign:
+        raise E_STORAGE(f"the file is damaged: {verdict}, {foreign}")
+    for uid, body, proof in connection.exec_driver_sql("SELECT uid, body, checksum FROM item"):
+        if checksum(uid, body) != proof:
+            raise E_STORAGE(f"item {uid} is damaged")
+    for number, pid in connection.exec_driver_sql("SELECT id, pid FROM context").all():
+        contexts.read(connection, pid, number)
+
+
+async def take_reference(path: Path, seed: int, num_steps: int) -> list[bytes]:
+    """The digest of a store after each number of steps, from 0 on."""
+    db = Database.open(path)
+    digests = [(await take_snapshot(db))[1]]
+    for step in make_steps(seed, num_steps):
+        await db.write(step)
+        digests.append((await take_snapshot(db))[1])
+    await db.aclose()
+    return digests
