@@ -36,7 +36,7 @@ from . import scratch
 from .disk import Disk, Folder, read_log
 from .errand import EFFECTS, Errand
 from .shim import FaultName, Shim
-from .workload import require_sound
+from .workload import require_readable, require_sound
 
 NUM_TRIES = 3  # of a disk that goes on failing
 Ending = Literal["close", "cut", "die", "refuse"]
@@ -242,7 +242,8 @@ class Run:
         errand = Errand(list(self._rung))
         try:
             async with kernel(home, errand) as machine:
-                await require_sound(machine.db)
+                await machine.db.write(require_sound)
+                await require_readable(machine.db)
                 effects = await list_effects(machine.db)
                 self._compare(effects, self._settled, errand)
                 if self._errand.num_refused == 0:

@@ -1,4 +1,4 @@
-"""Suite R3: a disk that fails at any place costs nothing that was acknowledged, and no effect twice.
+"""Suite R3: a disk that fails anywhere costs nothing that was acknowledged, and no effect twice.
 
 Each run is a kernel with an app whose disk fails at one write, sync, truncation, new or removed
 file: no space, an I/O error, a write that is cut short, a sync that fails and loses its pages; once

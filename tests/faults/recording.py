@@ -1,8 +1,8 @@
 """Writes down what the store does to its disk while it takes steps: a program, under the shim.
 
-`python -m tests.faults.recording FOLDER FIRST_SEED NUMBER SYNCHRONOUS` leaves FOLDER/SEED.log and the
-files of the store, FOLDER/SEED/, for each of NUMBER seeds. The marks in a log are numbers of steps
-that were acknowledged.
+`python -m tests.faults.recording FOLDER FIRST_SEED NUMBER SYNCHRONOUS` leaves FOLDER/SEED.log and
+the files of the store, FOLDER/SEED/, for each of NUMBER seeds. The marks in a log are numbers of
+steps that were acknowledged.
 """
 
 import random

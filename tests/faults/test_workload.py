@@ -8,7 +8,7 @@ import pytest
 from llmos.memory.db import Database
 from llmos.syscalls.errors import E_STORAGE
 
-from .workload import make_steps, require_sound, take_reference, take_snapshot
+from .workload import make_steps, require_readable, require_sound, take_reference, take_snapshot
 
 pytestmark = pytest.mark.anyio
 NUM_STEPS = 40
@@ -31,7 +31,7 @@ async def test_the_same_seed_makes_the_same_store(db: Database, tmp_path: Path) 
 
     reference = await take_reference(tmp_path / "other.db", 3, NUM_STEPS)
 
-    assert await take_snapshot(db) == (NUM_STEPS, reference[-1])
+    assert await db.write(take_snapshot) == (NUM_STEPS, reference[-1])
     assert len(set(reference)) == NUM_STEPS + 1, "every step leaves something"
 
 
@@ -39,14 +39,15 @@ async def test_the_same_seed_makes_the_same_store(db: Database, tmp_path: Path) 
 async def test_a_store_after_any_steps_is_sound(db: Database, seed: int) -> None:
     await take_steps(db, seed)
 
-    await require_sound(db)
+    await db.write(require_sound)
+    await require_readable(db)
 
 
 @pytest.mark.parametrize(
     "damage",
     [
         "UPDATE journal SET result = x'00' WHERE id = 1",
-        "DELETE FROM journal WHERE id = 1",
+        "DELETE FROM journal WHERE id IN (SELECT min(id) FROM journal GROUP BY pid)",
         "UPDATE item SET body = 'other' WHERE deleted_at IS NULL",
         "UPDATE message SET body = x'80'",
         "INSERT INTO item_fts(item_fts) VALUES ('delete-all')",
@@ -57,4 +58,5 @@ async def test_damage_is_found(db: Database, damage: str) -> None:
     await db.write(lambda connection: connection.exec_driver_sql(damage).rowcount)
 
     with pytest.raises(E_STORAGE):
-        await require_sound(db)
+        await db.write(require_sound)
+        await require_readable(db)

@@ -4,15 +4,17 @@ Every step is one operation for the store's writer and leaves its number in the 
 store says itself how many steps it holds: it has to be what so many steps make, no more, no less.
 """
 
-import hashlib
 import random
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import msgspec
+
 from llmos.memory import contexts, processes, store
 from llmos.memory.checksum import checksum
 from llmos.memory.db import Connection, Database
+from llmos.memory.driver import driver_of
 from llmos.memory.journal import JournalRow, append_output, finish_row, insert_row, load
 from llmos.syscalls.errors import E_STORAGE
 from llmos.syscalls.types import Message
@@ -21,14 +23,15 @@ Step = Callable[[Connection], None]
 NUM_PIDS = 3
 NUM_PLAIN = 6  # the first steps: they need nothing that a later migration brings
 WORDS = "store disk page sync commit power write sector frame header journal agent".split()
-NUMBER = "SELECT completion_tokens FROM process WHERE pid = 1"
-SET_NUMBER = "UPDATE process SET completion_tokens = ? WHERE pid = 1"
+COUNT = "SELECT count(*) FROM space WHERE tenant = 'steps'"
+ADD = "INSERT INTO space(tenant, name) VALUES ('steps', ?)"
 CONTENTS = (
-    "SELECT pid, app, state, completion_tokens FROM process ORDER BY pid",
-    "SELECT pid, strand, seq, name, state, result, error, ended_at FROM journal ORDER BY id",
+    "SELECT pid, app, state FROM process ORDER BY pid",
+    "SELECT * FROM journal ORDER BY id",
     "SELECT pid, offset_chars, text FROM output ORDER BY pid, offset_chars",
     "SELECT id, role, body, ctx, deleted_at IS NULL FROM item ORDER BY id",
-    "SELECT context_id, pos, role, body FROM message ORDER BY context_id, pos",
+    "SELECT * FROM message ORDER BY context_id, pos",
+    "SELECT name FROM space ORDER BY id",
 )
 COMPARE_INDEX = "INSERT INTO item_fts(item_fts, rank) VALUES ('integrity-check', 1)"
 
@@ -42,25 +45,9 @@ def make_steps(seed: int, num_steps: int) -> list[Step]:
 
 
 def apply(number: int, step: Step, connection: Connection) -> None:
-    """Do a step and write down its number. The first one makes the process that keeps it."""
-    if number == 1:
-        make_process(connection)
+    """Do a step and write down its number."""
     step(connection)
-    connection.exec_driver_sql(SET_NUMBER, (number,))
-
-
-def make_process(connection: Connection) -> None:
-    """The process with pid 1."""
-    processes.create_row(
-        connection,
-        app="worker",
-        spec=b"",
-        tenant="local",
-        model="echo",
-        state="NEW",
-        parent=None,
-        created_at=0.0,
-    )
+    connection.exec_driver_sql(ADD, (str(number),))
 
 
 class Script:
@@ -75,7 +62,7 @@ class Script:
 
     def make(self) -> Step:
         """Any step."""
-        makers = [self.make_plain, self._remember, self._append]
+        makers = [self.make_plain, self._remember, self._append, self._spawn]
         if self._texts:
             makers.append(self._forget)
         return self._rng.choice(makers)()
@@ -106,10 +93,10 @@ class Script:
 
     def _body(self) -> bytes:
         """Most results are short; some fill pages of their own."""
-        return self._rng.randbytes(self._rng.choice((0, 40, 400, 3000, 20_000)))
+        return self._rng.randbytes(self._rng.choice((0, 40, 400, 3000, 9000)))
 
     def _text(self) -> str:
-        return " ".join(self._rng.choices(WORDS, k=self._rng.choice((3, 12, 60, 900))))
+        return " ".join(self._rng.choices(WORDS, k=self._rng.choice((3, 12, 60, 400))))
 
     def _begin(self) -> Step:
         row = self._row()
@@ -139,6 +126,20 @@ class Script:
         item = store.Item("local", "notes", text, 1e9, kind=kind, session=session)
         return lambda connection: void(store.remember(connection, item))
 
+    def _spawn(self) -> Step:
+        return lambda connection: void(
+            processes.create_row(
+                connection,
+                app="worker",
+                spec=b"",
+                tenant="local",
+                model="echo",
+                state="NEW",
+                parent=None,
+                created_at=0.0,
+            )
+        )
+
     def _forget(self) -> Step:
         text = self._texts.pop(self._rng.randrange(len(self._texts)))
 
@@ -162,46 +163,46 @@ def void(result: object) -> None:
     """Let a result go: steps have none."""
 
 
-async def take_snapshot(db: Database) -> tuple[int, bytes]:
-    """How many steps a store holds, and a digest of all that they left."""
-    return await db.read(_take_snapshot)
+def take_snapshot(connection: Connection) -> tuple[int, bytes]:
+    """How many steps a store holds, and a digest of all that they left, checksums too."""
+    driver = driver_of(connection)
+    contents = [driver.execute(query).fetchall() for query in CONTENTS]
+    (num_steps,) = driver.execute(COUNT).fetchone()
+    return num_steps, checksum(msgspec.msgpack.encode(contents))
 
 
-def _take_snapshot(connection: Connection) -> tuple[int, bytes]:
-    digest = hashlib.blake2b(digest_size=16)
-    for query in CONTENTS:
-        for row in connection.exec_driver_sql(query):
-            digest.update(repr(tuple(row)).encode())
-    return int(connection.exec_driver_sql(NUMBER).scalar() or 0), digest.digest()
+def require_sound(connection: Connection) -> None:
+    """E_STORAGE if SQLite finds damage in the file, its references or its text index.
+
+    In the writer's transaction: the index is compared by a statement that is a change.
+    """
+    driver = driver_of(connection)
+    found = driver.execute("PRAGMA integrity_check").fetchall()
+    foreign = driver.execute("PRAGMA foreign_key_check").fetchall()
+    if found != [("ok",)] or foreign:
+        raise E_STORAGE(f"the file is damaged: {found}, {foreign}")
+    driver.execute(COMPARE_INDEX)
 
 
-async def require_sound(db: Database) -> None:
-    """E_STORAGE if anything in the store is damaged; a change is written on the way."""
-    await db.read(_require_sound)
+async def require_readable(db: Database) -> None:
+    """E_STORAGE if a call or a message is damaged or missing."""
     for pid in range(1, NUM_PIDS + 1):
         await load(db, pid)
-    await db.write(lambda connection: void(connection.exec_driver_sql(COMPARE_INDEX)))
+    await db.read(_read_contexts)
 
 
-def _require_sound(connection: Connection) -> None:
-    """Of the file, its indexes, its references, and the checksums of items and messages."""
-    verdict = connection.exec_driver_sql("PRAGMA integrity_check").scalars().all()
-    foreign = connection.exec_driver_sql("PRAGMA foreign_key_check").all()
-    if verdict != ["ok"] or foreign:
-        raise E_STORAGE(f"the file is damaged: {verdict}, {foreign}")
-    for uid, body, proof in connection.exec_driver_sql("SELECT uid, body, checksum FROM item"):
-        if checksum(uid, body) != proof:
-            raise E_STORAGE(f"item {uid} is damaged")
+def _read_contexts(connection: Connection) -> None:
     for number, pid in connection.exec_driver_sql("SELECT id, pid FROM context").all():
         contexts.read(connection, pid, number)
 
 
 async def take_reference(path: Path, seed: int, num_steps: int) -> list[bytes]:
-    """The digest of a store after each number of steps, from 0 on."""
+    """The digest of a store after each number of steps, from 0 on. The last store is readable."""
     db = Database.open(path)
-    digests = [(await take_snapshot(db))[1]]
+    digests = [(await db.write(take_snapshot))[1]]
     for step in make_steps(seed, num_steps):
         await db.write(step)
-        digests.append((await take_snapshot(db))[1])
+        digests.append((await db.write(take_snapshot))[1])
+    await require_readable(db)
     await db.aclose()
     return digests
