@@ -5,6 +5,7 @@ after the zygote was forked, never before: a SQLite connection must not cross a 
 """
 
 import asyncio
+import errno
 import os
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -79,11 +80,16 @@ class Database:
         try:
             connection = writer_engine(path).connect()
             prepare(connection)
+            sync_folder(path.parent)
         except (DBAPIError, sqlite3.Error) as error:
             close(connection)
             fix = FIXES.get(result_code(error), "restore a backup of it")
             reason = storage_error(error).message
             raise E_STORAGE(f"cannot open {path}: {reason}; fix: {fix}") from error
+        except OSError as error:
+            close(connection)
+            fix = FIXES[sqlite3.SQLITE_IOERR]
+            raise E_STORAGE(f"cannot open {path}: {error.strerror}; fix: {fix}") from error
         except E_STORAGE as error:
             close(connection)
             raise E_STORAGE(f"cannot open {path}: {error.message}") from error
@@ -225,6 +231,22 @@ def claim_file(path: Path) -> None:
         raise E_STORAGE(
             f"cannot open {path}: {error.strerror}; name a folder that exists and is yours"
         ) from error
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable: that of the log, and that an older journal is gone.
+
+    SQLite does so too, but does not tell when it fails. A power cut could then take the log away,
+    or bring a journal back that undoes everything. Raises OSError.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # some file systems have no such thing
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def writer_engine(path: Path) -> Engine:

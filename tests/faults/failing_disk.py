@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 import msgspec
 from sqlalchemy import URL, NullPool, create_engine
+from sqlalchemy.exc import DBAPIError
 
 from llmos.kernel.clock import VirtualClock
 from llmos.kernel.config import load_config
@@ -26,6 +27,7 @@ from llmos.kernel.main import assemble
 from llmos.kernel.process import Process
 from llmos.kernel.tools.registry import Registry, ToolContext, tool
 from llmos.memory.db import Connection, Database, claim_file, prepare
+from llmos.memory.entry import storage_error
 from llmos.memory.journal import load
 from llmos.syscalls.errors import E_STORAGE, SyscallError
 from llmos.syscalls.tasks import running
@@ -71,7 +73,7 @@ class Figures:
     num_repeated_effects: int = 0
     num_corrupt: int = 0  # a store that cannot be opened or has damage
     num_unclean: int = 0  # an error that is not E_STORAGE
-    errors: Counter[str] = field(default_factory=Counter)
+    errors: dict[str, int] = field(default_factory=dict)
 
 
 class Careless(sqlite3.Connection):
@@ -95,8 +97,11 @@ def open_carelessly(path: Path) -> Database:
         poolclass=NullPool,
         connect_args={"factory": Careless, "isolation_level": None},
     )
-    connection = engine.connect()
-    prepare(connection)
+    try:
+        connection = engine.connect()
+        prepare(connection)
+    except DBAPIError as error:
+        raise storage_error(error) from error
     return Database(path, connection)
 
 
@@ -231,7 +236,8 @@ class Run:
         self._note(repr(errors.exceptions))
 
     def _note(self, what: str) -> None:
-        self._figures.errors[f"{what[:200]} after {self._fault}"] += 1
+        text = f"{what[:200]} after {self._fault}"
+        self._figures.errors[text] = self._figures.errors.get(text, 0) + 1
 
     # -- afterwards
 

@@ -1,5 +1,9 @@
 """A full disk: callers hear of it, nothing acknowledged is lost, space makes it work again."""
 
+import errno
+import os
+from pathlib import Path
+
 import anyio
 import pytest
 
@@ -106,6 +110,18 @@ async def test_every_caller_of_a_failed_transaction_hears_of_it(db: Database) ->
 
     assert sorted(failed) == list(range(32))
     assert await db.read(kept) == []
+
+
+def test_a_file_whose_name_cannot_be_made_durable_is_not_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(descriptor: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "fsync", fail)
+
+    with pytest.raises(E_STORAGE, match=r"Input/output error; fix: make room .* or mend it"):
+        Database.open(tmp_path / "memory.db")
 
 
 async def test_closing_on_a_full_disk_says_that_something_was_lost(db: Database) -> None:
