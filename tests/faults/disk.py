@@ -51,28 +51,27 @@ class Operation:
 
 
 def read_log(path: Path) -> list[Operation]:
-    """The operations of a log in their order; a file has a number that no later one gets."""
-    return list(_number_files(_read(path.read_bytes())))
+    """The operations of a log in their order; a file has a number that no later one gets.
+
+    An operation that is only just being written down is left out.
+    """
+    return list(_read(path.read_bytes()))
 
 
 def _read(log: bytes) -> Iterator[Operation]:
-    place = 0
-    while place < len(log):
-        kind, file, offset, num_bytes = HEADER.unpack_from(log, place)
+    numbers: dict[int, int] = {}  # by inode: file systems use those again
+    num_files = place = 0
+    while place + HEADER.size <= len(log):
+        kind, inode, offset, num_bytes = HEADER.unpack_from(log, place)
         place += HEADER.size
-        yield Operation(Kind(kind), file, offset, log[place : place + num_bytes])
-        place += num_bytes
-
-
-def _number_files(operations: Iterator[Operation]) -> Iterator[Operation]:
-    """Put numbers for inodes: file systems use those again."""
-    numbers: dict[int, int] = {}
-    num_files = 0
-    for operation in operations:
-        if operation.kind is Kind.CREATE:
+        if place + num_bytes > len(log):
+            return
+        if kind == Kind.CREATE:
             num_files += 1
-            numbers[operation.file] = num_files
-        yield replace(operation, file=numbers.get(operation.file, 0))
+            numbers[inode] = num_files
+        data = log[place : place + num_bytes]
+        yield Operation(Kind(kind), numbers.get(inode, 0), offset, data)
+        place += num_bytes
 
 
 class Disk:
@@ -125,9 +124,7 @@ class Disk:
 
     def seen(self) -> Folder:
         """The folder as a program finds it that starts while the system lives."""
-        return {
-            name: bytes(self._seen.get(file, b"")) for name, file in self._seen_names.items()
-        }
+        return {name: bytes(self._seen.get(file, b"")) for name, file in self._seen_names.items()}
 
     def durable(self) -> Folder:
         """The folder after a power cut, if nothing of what is pending has reached the disk."""

@@ -6,6 +6,7 @@ holds afterwards is started on again: as the system sees it (the kernel was kill
 cuts. There the app is replayed to its end.
 """
 
+import dataclasses
 import sqlite3
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -36,12 +37,13 @@ from tests.kernel.conftest import make_process, open_system
 
 from . import scratch
 from .disk import Disk, Folder, read_log
-from .errand import EFFECTS, Errand
+from .errand import EFFECTS, IN_DOUBT, Errand
 from .shim import FaultName, Shim
 from .workload import require_readable, require_sound
 
 NUM_TRIES = 3  # of a disk that goes on failing
 Ending = Literal["close", "cut", "die", "refuse"]
+WRONG = ("num_lost", "num_repeated_effects", "num_corrupt", "num_unclean")
 _message_decoder = msgspec.msgpack.Decoder(Message)
 
 
@@ -66,14 +68,21 @@ class Fault:
 
 @dataclass
 class Figures:
-    """What came of the runs; all but the first are 0 when all is well."""
+    """What came of the runs: how many went wrong in which way."""
 
     num_runs: int = 0
     num_lost: int = 0  # answers that an app had and the store does not know
     num_repeated_effects: int = 0
     num_corrupt: int = 0  # a store that cannot be opened or has damage
     num_unclean: int = 0  # an error that is not E_STORAGE
+    num_refused: int = 0  # calls; that is allowed
+    num_in_doubt: int = 0  # calls; that too
     errors: dict[str, int] = field(default_factory=dict)
+
+    def list_wrong(self) -> dict[str, float]:
+        """How many runs there were, and what has to be 0."""
+        counts = dataclasses.asdict(self)
+        return {name: counts[name] for name in ("num_runs", *WRONG)}
 
 
 class Careless(sqlite3.Connection):
@@ -162,6 +171,7 @@ class Run:
         self._left: list[Folder] = []
         self._settled: dict[str, object] = {}
         self._rung: list[str] = []
+        self._wrong: set[str] = set()
         self.num_places: tuple[int, ...] = ()  # where it could fail, by class
 
     async def play(self) -> bool:
@@ -179,8 +189,11 @@ class Run:
         self._shim.close()
         if has_failed:
             self._figures.num_runs += 1
+            self._figures.num_refused += self._errand.num_refused
             for left in self._left:
                 await self._start_on(left)
+            for name in self._wrong:
+                setattr(self._figures, name, getattr(self._figures, name) + 1)
         return has_failed
 
     async def _use(self, machine: Machine) -> None:
@@ -232,10 +245,10 @@ class Run:
                 self._left.append(folder)
 
     def _note_unclean(self, errors: ExceptionGroup[SyscallError]) -> None:
-        self._figures.num_unclean += 1
-        self._note(repr(errors.exceptions))
+        self._note("num_unclean", repr(errors.exceptions))
 
-    def _note(self, what: str) -> None:
+    def _note(self, wrong: str, what: str) -> None:
+        self._wrong.add(wrong)
         text = f"{what[:200]} after {self._fault}"
         self._figures.errors[text] = self._figures.errors.get(text, 0) + 1
 
@@ -256,8 +269,7 @@ class Run:
                     effects = await self._go_on(machine, errand)
                 self._compare(effects, errand.heard, errand)
         except E_STORAGE as error:
-            self._figures.num_corrupt += 1
-            self._note(f"corrupt: {error.message}")
+            self._note("num_corrupt", error.message)
 
     async def _go_on(self, machine: Machine, errand: Errand) -> Counter[str]:
         """Replay the app to its end on a healthy disk; the effects that it has had."""
@@ -272,23 +284,21 @@ class Run:
         except* SyscallError as group:
             self._note_unclean(group)
         heard = errand.heard
+        self._figures.num_in_doubt += list(heard.values()).count(IN_DOUBT)
         changed = [name for name, answer in self._settled.items() if heard.get(name) != answer]
         if changed:
-            self._figures.num_lost += 1
-            self._note(f"other answers after a replay: {changed}")
+            self._note("num_lost", f"other answers after a replay: {changed}")
         return await list_effects(machine.db)
 
-    def _compare(
-        self, effects: Counter[str], heard: dict[str, object], errand: Errand
-    ) -> None:
+    def _compare(self, effects: Counter[str], heard: dict[str, object], errand: Errand) -> None:
         """Every effect that was acknowledged is there, and none twice."""
         missing = [name for name in heard if name.endswith(EFFECTS) and not effects[name]]
         all_effects = effects + Counter(errand.rung)
         twice = [name for name, times in all_effects.items() if times > 1]
-        self._figures.num_lost += bool(missing)
-        self._figures.num_repeated_effects += bool(twice)
-        if missing or twice:
-            self._note(f"missing {missing}, twice {twice}")
+        if missing:
+            self._note("num_lost", f"missing: {missing}")
+        if twice:
+            self._note("num_repeated_effects", f"twice: {twice}")
 
 
 async def list_effects(db: Database) -> Counter[str]:

@@ -9,7 +9,6 @@ may be there twice, errors have to be clean, and a healthy disk has to make all 
 a writer that takes a transaction for durable whatever the disk says: it has to lose.
 """
 
-import dataclasses
 import subprocess
 import sys
 import time
@@ -41,9 +40,7 @@ def run(
                 report(f"{figures.num_runs} of {number} runs, {rate:.1f} a second: {figures}")
     if player.returncode != 0:
         raise subprocess.CalledProcessError(player.returncode, command)
-    return {
-        name: count for name, count in dataclasses.asdict(figures).items() if name != "errors"
-    }
+    return figures.list_wrong()
 
 
 if __name__ == "__main__":

@@ -35,12 +35,16 @@ async def test_the_same_seed_makes_the_same_store(db: Database, tmp_path: Path) 
     assert len(set(reference)) == NUM_STEPS + 1, "every step leaves something"
 
 
+async def look(db: Database) -> None:
+    await db.write(require_sound)
+    await require_readable(db)
+
+
 @pytest.mark.parametrize("seed", range(5))
 async def test_a_store_after_any_steps_is_sound(db: Database, seed: int) -> None:
     await take_steps(db, seed)
 
-    await db.write(require_sound)
-    await require_readable(db)
+    await look(db)
 
 
 @pytest.mark.parametrize(
@@ -58,5 +62,4 @@ async def test_damage_is_found(db: Database, damage: str) -> None:
     await db.write(lambda connection: connection.exec_driver_sql(damage).rowcount)
 
     with pytest.raises(E_STORAGE):
-        await db.write(require_sound)
-        await require_readable(db)
+        await look(db)
