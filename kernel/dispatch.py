@@ -15,6 +15,7 @@ from llmos.syscalls.errors import (
     E_ARG,
     E_CANCELLED,
     E_KERNEL,
+    E_STORAGE,
     SyscallError,
 )
 from llmos.syscalls.table import TABLE, Syscall
@@ -22,6 +23,7 @@ from llmos.syscalls.tool import Tool
 from llmos.syscalls.wire import Failure, Reply, Request, decode, encode
 
 from .capability import check
+from .degraded import is_going
 from .handlers import HANDLERS, Effect, Send, Trap
 from .journal import Entry, digest_call
 from .machine import Machine
@@ -80,11 +82,13 @@ async def _perform(
     if effect == "null":
         return encode(await HANDLERS[row.name](trap, call))
     check_interrupted(recorded)
-    await machine.degraded.wait_admitted(process, len(request.args))
-    if effect in _DURABLE_INTENT:
-        await entry.begin(durable=True)
     try:
+        await machine.degraded.wait_admitted(process, len(request.args))
+        if effect in _DURABLE_INTENT:
+            await entry.begin(durable=True)
         return await _handle(trap, row, call, entry)
+    except E_STORAGE as error:
+        raise error if is_going(process) else entry.refuse(error)
     finally:
         if entry.is_queued:
             await machine.degraded.wait_durable(process)

@@ -10,10 +10,11 @@ from collections.abc import Iterable
 import msgspec
 
 from llmos.memory.journal import JournalRow, find
-from llmos.syscalls.errors import E_IN_DOUBT, E_NONDETERMINISM, ErrorReply, raise_reply
+from llmos.syscalls.errors import E_IN_DOUBT, E_NONDETERMINISM, E_STORAGE, ErrorReply, raise_reply
 from llmos.syscalls.types import Usage
 from llmos.syscalls.wire import Request
 
+from .journal import ask_again
 from .machine import Machine
 from .process import Process
 
@@ -39,7 +40,10 @@ async def find_recorded(
     with, and its row is let go; one that comes `again`, in the store.
     """
     if again:
-        return await find(machine.db, process.pid, request.strand, request.seq)
+        try:
+            return await find(machine.db, process.pid, request.strand, request.seq)
+        except E_STORAGE as error:
+            raise ask_again(error) from error
     return process.journaled.pop((request.strand, request.seq), None)
 
 

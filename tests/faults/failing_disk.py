@@ -265,8 +265,7 @@ class Run:
                 await require_readable(machine.db)
                 effects = await list_effects(machine.db)
                 self._compare(effects, self._settled, errand)
-                if self._errand.num_refused == 0:
-                    effects = await self._go_on(machine, errand)
+                effects = await self._go_on(machine, errand)
                 self._compare(effects, errand.heard, errand)
         except E_STORAGE as error:
             self._note("num_corrupt", error.message)

@@ -15,12 +15,13 @@ from pathlib import Path
 import anyio
 import msgspec
 
+from llmos.kernel import journal
 from llmos.memory import wal, writer
 
 from .failing_disk import Fault, Figures, Run
 from .shim import CLASS_OF, FAULTS, Shim
 
-IDLE_SECONDS = 0.002
+SHORT_SECONDS = 0.002  # instead of one that nobody here can wait for
 CHECKPOINT_BYTES = 16 * 4096
 MAX_RUN_SECONDS = 60
 RUNS_PER_LINE = 100
@@ -52,7 +53,7 @@ def list_faults(num_places: tuple[int, ...], rng: random.Random) -> Iterator[Fau
 async def main(folder: Path, number: int, seed: int, strength: str) -> None:
     """Play runs until in so many something has failed."""
     wal.CHECKPOINT_BYTES = CHECKPOINT_BYTES
-    writer.IDLE_SECONDS = IDLE_SECONDS
+    writer.IDLE_SECONDS = journal.COME_AGAIN_SECONDS = SHORT_SECONDS
     logging.disable()
     shim, rng, figures = Shim(), random.Random(seed), Figures()
     for fault in list_faults(await count_places(shim, folder), rng):
