@@ -88,7 +88,9 @@ async def _perform(
             await entry.begin(durable=True)
         return await _handle(trap, row, call, entry)
     except E_STORAGE as error:
-        raise error if is_going(process) else entry.refuse(error)
+        if is_going(process):
+            raise
+        raise entry.refuse(error) from None
     finally:
         if entry.is_queued:
             await machine.degraded.wait_durable(process)

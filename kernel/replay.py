@@ -43,7 +43,7 @@ async def find_recorded(
         try:
             return await find(machine.db, process.pid, request.strand, request.seq)
         except E_STORAGE as error:
-            raise ask_again(error) from error
+            raise ask_again(error) from None
     return process.journaled.pop((request.strand, request.seq), None)
 
 

@@ -115,11 +115,11 @@ class Disk:
 
     def _take(self, file: int | None) -> list[Operation]:
         """What is pending of a file, or of the folder's names; it is no longer."""
-        taken, left = [], []
-        for pending in self._pending:
+        before, self._pending = self._pending, []
+        taken: list[Operation] = []
+        for pending in before:
             owner = None if pending.kind in NAMING else pending.file
-            (taken if owner == file else left).append(pending)
-        self._pending = left
+            (taken if owner == file else self._pending).append(pending)
         return taken
 
     def seen(self) -> Folder:

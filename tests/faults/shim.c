@@ -158,6 +158,8 @@ static enum fault meet(enum class class) {
 }
 
 static int fail(enum fault fault) {
+    if (fault == NONE)
+        return 0;
     errno = fault == NO_SPACE ? ENOSPC : EIO;
     return -1;
 }
@@ -285,21 +287,15 @@ ssize_t write(int fd, const void *data, size_t length) {
 
 int ftruncate(int fd, off_t file_bytes) {
     struct place place;
-    int done;
     pthread_mutex_lock(&lock);
-    if (!find_place(fd, &place)) {
+    int is_ours = find_place(fd, &place);
+    int done = is_ours ? fail(meet(CHANGE)) : 0;
+    if (is_ours && done == 0)
+        keep_undo(fd, &place, file_bytes, SSIZE_MAX); /* all that is cut off */
+    if (done == 0)
         done = raw_truncate(fd, file_bytes);
-    } else {
-        enum fault fault = meet(CHANGE);
-        if (fault != NONE) {
-            done = fail(fault);
-        } else {
-            keep_undo(fd, &place, file_bytes, SSIZE_MAX); /* all that is cut off */
-            done = raw_truncate(fd, file_bytes);
-            if (done == 0 && !place.is_shared_memory)
-                put(TRUNCATE, place.file, file_bytes, NULL, 0);
-        }
-    }
+    if (is_ours && done == 0 && !place.is_shared_memory)
+        put(TRUNCATE, place.file, file_bytes, NULL, 0);
     pthread_mutex_unlock(&lock);
     return done;
 }
@@ -310,25 +306,18 @@ int ftruncate64(int fd, off64_t file_bytes) {
 
 static int do_sync(int fd, long number) {
     struct place place;
-    int done;
     pthread_mutex_lock(&lock);
-    if (!find_place(fd, &place)) {
-        pthread_mutex_unlock(&lock);
-        return syscall(number, fd);
-    }
-    enum fault fault = meet(SYNCING);
-    if (fault != NONE) {
-        if (place.name != NULL && (fault == SYNC_REVERTS || fault == SYNC_FORGETS)) {
+    int is_ours = find_place(fd, &place);
+    enum fault fault = is_ours ? meet(SYNCING) : NONE;
+    int done = fault == NONE ? syscall(number, fd) : fail(fault);
+    if (fault == SYNC_REVERTS || fault == SYNC_FORGETS) {
+        if (place.name != NULL) {
             drop_undo(place.file, fault == SYNC_REVERTS ? fd : -1);
             put(fault == SYNC_REVERTS ? REVERT : FORGET, place.file, 0, NULL, 0);
         }
-        done = fail(fault);
-    } else {
-        done = syscall(number, fd);
-        if (done == 0) {
-            drop_undo(place.file, -1);
-            put(place.name == NULL ? SYNC_FOLDER : SYNC, place.file, 0, NULL, 0);
-        }
+    } else if (is_ours && done == 0) {
+        drop_undo(place.file, -1);
+        put(place.name == NULL ? SYNC_FOLDER : SYNC, place.file, 0, NULL, 0);
     }
     pthread_mutex_unlock(&lock);
     return done;
@@ -348,16 +337,13 @@ static int do_open(const char *path, int flags, mode_t mode) {
     if (name == NULL || !(flags & O_CREAT))
         return syscall(SYS_openat, AT_FDCWD, path, flags, mode);
     pthread_mutex_lock(&lock);
-    int fd = -1, is_new = stat(path, &status) != 0;
-    enum fault fault = is_new ? meet(CHANGE) : NONE;
-    if (fault != NONE) {
-        fail(fault);
-    } else {
+    int is_new = stat(path, &status) != 0;
+    int fd = is_new ? fail(meet(CHANGE)) : 0;
+    if (fd == 0)
         fd = syscall(SYS_openat, AT_FDCWD, path, flags, mode);
-        if (fd >= 0 && is_new && !is_shared_memory(name) && fstat(fd, &status) == 0) {
-            drop_undo(status.st_ino, -1); /* of a file that is gone */
-            put(CREATE, status.st_ino, 0, name, strlen(name));
-        }
+    if (fd >= 0 && is_new && !is_shared_memory(name) && fstat(fd, &status) == 0) {
+        drop_undo(status.st_ino, -1); /* of a file that is gone */
+        put(CREATE, status.st_ino, 0, name, strlen(name));
     }
     pthread_mutex_unlock(&lock);
     return fd;
@@ -384,12 +370,12 @@ int open64(const char *path, int flags, ...) {
 
 int unlink(const char *path) {
     const char *name = name_of(path);
-    int done;
     if (name == NULL)
         return syscall(SYS_unlinkat, AT_FDCWD, path, 0);
     pthread_mutex_lock(&lock);
-    enum fault fault = meet(CHANGE);
-    done = fault != NONE ? fail(fault) : syscall(SYS_unlinkat, AT_FDCWD, path, 0);
+    int done = fail(meet(CHANGE));
+    if (done == 0)
+        done = syscall(SYS_unlinkat, AT_FDCWD, path, 0);
     if (done == 0 && !is_shared_memory(name))
         put(UNLINK, 0, 0, name, strlen(name));
     pthread_mutex_unlock(&lock);
@@ -399,12 +385,12 @@ int unlink(const char *path) {
 int rename(const char *from, const char *to) {
     const char *old = name_of(from), *new = name_of(to);
     char names[2 * PATH_MAX];
-    int done;
     if (old == NULL || new == NULL)
         return syscall(SYS_renameat, AT_FDCWD, from, AT_FDCWD, to);
     pthread_mutex_lock(&lock);
-    enum fault fault = meet(CHANGE);
-    done = fault != NONE ? fail(fault) : syscall(SYS_renameat, AT_FDCWD, from, AT_FDCWD, to);
+    int done = fail(meet(CHANGE));
+    if (done == 0)
+        done = syscall(SYS_renameat, AT_FDCWD, from, AT_FDCWD, to);
     if (done == 0) {
         int length = snprintf(names, sizeof names, "%s/%s", old, new);
         put(RENAME, 0, 0, names, length);

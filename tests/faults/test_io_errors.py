@@ -12,11 +12,11 @@ pytestmark = [
 
 
 def test_a_failing_disk_costs_nothing_that_was_acknowledged() -> None:
-    figures = io_errors.run(120)
+    figures = io_errors.run(80)
 
-    assert figures.pop("num_runs") == 120
+    assert figures.pop("num_runs") == 80
     assert set(figures.values()) == {0}
 
 
 def test_the_check_finds_a_store_that_does_not_hear_its_disk() -> None:
-    assert io_errors.run(60, is_weak=True)["num_lost"] > 0
+    assert io_errors.run(30, is_weak=True)["num_lost"] > 0

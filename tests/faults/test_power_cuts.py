@@ -14,11 +14,11 @@ pytestmark = [
 
 
 def test_no_power_cut_loses_or_damages_anything() -> None:
-    assert power_cuts.run(800) == {"num_runs": 800, "num_lost": 0, "num_corrupt": 0}
+    assert power_cuts.run(500) == {"num_runs": 500, "num_lost": 0, "num_corrupt": 0}
 
 
 def test_the_check_finds_a_store_that_waits_less_for_its_disk() -> None:
-    figures = power_cuts.run(400, is_weak=True)
+    figures = power_cuts.run(200, is_weak=True)
 
     assert figures["num_lost"] > 0
     assert figures["num_corrupt"] > 0

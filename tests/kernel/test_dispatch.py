@@ -23,7 +23,6 @@ from llmos.syscalls.errors import (
     E_KERNEL,
     E_NONDETERMINISM,
     E_PERM,
-    E_STORAGE,
     E_TOOL,
 )
 from llmos.syscalls.generate import Generate
