@@ -16,6 +16,7 @@ from llmos.memory.checksum import checksum
 from llmos.memory.db import Connection, Database
 from llmos.memory.driver import driver_of
 from llmos.memory.journal import JournalRow, append_output, finish_row, insert_row, load
+from llmos.memory.schema import metadata
 from llmos.syscalls.errors import E_STORAGE
 from llmos.syscalls.types import Message
 
@@ -25,14 +26,12 @@ NUM_PLAIN = 6  # the first steps: they need nothing that a later migration bring
 WORDS = "store disk page sync commit power write sector frame header journal agent".split()
 COUNT = "SELECT count(*) FROM space WHERE tenant = 'steps'"
 ADD = "INSERT INTO space(tenant, name) VALUES ('steps', ?)"
-CONTENTS = (
-    "SELECT pid, app, state FROM process ORDER BY pid",
-    "SELECT * FROM journal ORDER BY id",
-    "SELECT pid, offset_chars, text FROM output ORDER BY pid, offset_chars",
-    "SELECT id, role, body, ctx, deleted_at IS NULL FROM item ORDER BY id",
-    "SELECT * FROM message ORDER BY context_id, pos",
-    "SELECT name FROM space ORDER BY id",
-)
+# What two stores differ in that took the same steps.
+VOLATILE = {
+    "context": {"created_at", "checksum"},
+    "item": {"uid", "deleted_at", "checksum"},
+    "last_commit": {"id", "number"},  # the writer's own
+}
 COMPARE_INDEX = "INSERT INTO item_fts(item_fts, rank) VALUES ('integrity-check', 1)"
 
 
@@ -93,7 +92,7 @@ class Script:
 
     def _body(self) -> bytes:
         """Most results are short; some fill pages of their own."""
-        return self._rng.randbytes(self._rng.choice((0, 40, 400, 3000, 9000)))
+        return self._rng.randbytes(self._rng.choice((0, 40, 400, 3000, 20_000)))
 
     def _text(self) -> str:
         return " ".join(self._rng.choices(WORDS, k=self._rng.choice((3, 12, 60, 400))))
@@ -161,6 +160,20 @@ class Script:
 
 def void(result: object) -> None:
     """Let a result go: steps have none."""
+
+
+def list_queries() -> list[str]:
+    """What reads all of a store that the steps decide."""
+    queries = []
+    for table in metadata.sorted_tables:
+        kept = [column.name for column in table.columns]
+        kept = [name for name in kept if name not in VOLATILE.get(table.name, ())]
+        if kept:
+            queries.append(f"SELECT {', '.join(kept)} FROM {table.name} ORDER BY rowid")
+    return queries
+
+
+CONTENTS = list_queries()
 
 
 def take_snapshot(connection: Connection) -> tuple[int, bytes]:
