@@ -88,8 +88,7 @@ class Database:
             raise E_STORAGE(f"cannot open {path}: {reason}; fix: {fix}") from error
         except OSError as error:
             close(connection)
-            fix = FIXES[sqlite3.SQLITE_IOERR]
-            raise E_STORAGE(f"cannot open {path}: {error.strerror}; fix: {fix}") from error
+            raise system_error(path, error) from error
         except E_STORAGE as error:
             close(connection)
             raise E_STORAGE(f"cannot open {path}: {error.message}") from error
@@ -228,9 +227,14 @@ def claim_file(path: Path) -> None:
         else:
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
     except OSError as error:
-        raise E_STORAGE(
-            f"cannot open {path}: {error.strerror}; name a folder that exists and is yours"
-        ) from error
+        raise system_error(path, error) from error
+
+
+def system_error(path: Path, error: OSError) -> E_STORAGE:
+    """Why the system does not give us the file, and what to do."""
+    is_disk = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO)
+    fix = FIXES[sqlite3.SQLITE_IOERR] if is_disk else "name a folder that exists and is yours"
+    return E_STORAGE(f"cannot open {path}: {error.strerror}; fix: {fix}")
 
 
 def sync_folder(folder: Path) -> None:

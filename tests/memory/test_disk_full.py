@@ -112,15 +112,18 @@ async def test_every_caller_of_a_failed_transaction_hears_of_it(db: Database) ->
     assert await db.read(kept) == []
 
 
-def test_a_file_whose_name_cannot_be_made_durable_is_not_opened(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("call", "reason"), [("open", errno.ENOSPC), ("fsync", errno.EIO)])
+def test_a_file_that_the_disk_does_not_take_is_not_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, reason: int
 ) -> None:
-    def fail(descriptor: int) -> None:
-        raise OSError(errno.EIO, os.strerror(errno.EIO))
+    """Its name may be missing after a power cut if its folder cannot be synced."""
 
-    monkeypatch.setattr(os, "fsync", fail)
+    def fail(*arguments: object) -> None:
+        raise OSError(reason, os.strerror(reason))
 
-    with pytest.raises(E_STORAGE, match=r"Input/output error; fix: make room .* or mend it"):
+    monkeypatch.setattr(os, call, fail)
+
+    with pytest.raises(E_STORAGE, match=rf"{os.strerror(reason)}; fix: make room .* or mend it"):
         Database.open(tmp_path / "memory.db")
 
 
