@@ -6,9 +6,9 @@ with a row it is answered from that row, and of one without (it was rejected, or
 is a new call, for nothing else knows of the first.
 
 So that a replay decides as the first run did, a rejection without a row depends on nothing but the
-call and the manifest; what depends on anything else is an outcome, and journaled. Two errors of the
-moment have no row: E_BUSY with the field "seq", which the SDK hides by sending the same frame
-again, and E_STORAGE, which no row can hold.
+call and the manifest; what depends on anything else is an outcome, and journaled. One error of the
+moment has no row, E_BUSY with the field "seq": no room for the call now, or a store that cannot
+write. It spends no number either, for the SDK hides it by sending the same frame again.
 """
 
 import anyio

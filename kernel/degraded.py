@@ -5,7 +5,9 @@ tokens. The store tries the disk again and again; when it works, everything goes
 * A call that had begun waits for as long as it takes: what is done is never thrown away, and its
   reply never comes before its row.
 * A call that had not waits MAX_PAUSE_SECONDS of one failure at most, among so many others at most;
-  then it is refused: E_STORAGE, nothing of it done, no row.
+  then it is turned away, nothing of it done, no row: E_BUSY, upon which the SDK waits in its place
+  and sends it again under its number. To hear E_STORAGE the app would have to spend that number,
+  and a replay, which finds no row of it, would take every call behind it for another one.
 * New processes are refused at once. Whatever needs no row works: signals, listings, replays, the
   null call. A process that is killed waits for nothing; its end is written when there is room.
 So what is held grows no further than the calls that are under way, and nothing is lost.
@@ -61,7 +63,9 @@ class DegradedMode:
         A cancel waits as well: only a call that has begun has a row to say so.
         """
         while self._failure is not None:
-            if self._is_refusing or self._is_full() or is_going(process):
+            if is_going(process):
+                raise E_STORAGE(self._failure.message)  # for good: it need not come again
+            if self._is_refusing or self._is_full():
                 raise self._refusal(self._failure)
             self.num_paused_calls += 1
             self._num_paused_bytes += size_bytes

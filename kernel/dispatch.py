@@ -17,6 +17,7 @@ from llmos.syscalls.errors import (
     E_CANCELLED,
     E_IN_DOUBT,
     E_KERNEL,
+    E_STORAGE,
     E_TOOL,
     SyscallError,
 )
@@ -27,6 +28,7 @@ from llmos.syscalls.wire import Chunk, Failure, Reply, Request, decode, encode
 
 from .admission import give_back
 from .capability import check
+from .degraded import is_going
 from .handlers import HANDLERS, Effect, Send, Trap
 from .journal import Entry, digest_call
 from .machine import Machine
@@ -104,11 +106,15 @@ async def _perform(
         return encode(await HANDLERS[row.name](trap, call))
     if recorded is None and row.name not in _UNLIMITED:
         machine.journal.limits.require_room(process)
-    await machine.degraded.wait_admitted(process, len(request.args))
-    if effect in _DURABLE_INTENT:
-        await entry.begin(durable=True)
     try:
+        await machine.degraded.wait_admitted(process, len(request.args))
+        if effect in _DURABLE_INTENT:
+            await entry.begin(durable=True)
         return await _handle(trap, row, call, entry)
+    except E_STORAGE as error:
+        if is_going(process):
+            raise
+        raise entry.refuse(error) from None
     finally:
         if entry.is_queued:
             await machine.degraded.wait_durable(process)

@@ -13,7 +13,7 @@ import msgspec
 
 from llmos.memory.db import Connection, Database, Operation
 from llmos.memory.journal import JournalRow, finish_row, insert_row
-from llmos.syscalls.errors import ErrorReply
+from llmos.syscalls.errors import E_BUSY, E_STORAGE, ErrorReply, SyscallError
 from llmos.syscalls.table import Syscall
 from llmos.syscalls.wire import encode
 
@@ -23,12 +23,24 @@ from .process import Process
 
 Ending = Literal["DONE", "FAILED", "IN_DOUBT", "CANCELLED"]
 DIGEST_BYTES = 16
+COME_AGAIN_SECONDS = 1.0
 T = TypeVar("T")
 
 
 def digest_call(call: msgspec.Struct) -> bytes:
     """BLAKE2b of a call in canonical msgpack: fields by name, in the order of the struct."""
     return hashlib.blake2b(encode(call), digest_size=DIGEST_BYTES).digest()
+
+
+def ask_again(error: E_STORAGE) -> SyscallError:
+    """What an app hears of a call without a row, which the store cannot take now.
+
+    Its number must not be spent: a replay, for which the disk works, would make that call, and take
+    those after it for others. So it is to come again under its number: the SDK does by itself.
+    """
+    if error.retry_after_seconds is None:
+        return error
+    return E_BUSY(error.message, retry_after_seconds=COME_AGAIN_SECONDS, field="seq")
 
 
 class Entry:
@@ -59,7 +71,6 @@ class Entry:
         """Write the INTENT row; with `durable`, wait until a crash cannot lose it."""
         if self._begun:
             return
-        self._begun = True
         row = self._row
         if durable:
             await self._write(lambda connection: insert_row(connection, row))
@@ -67,6 +78,7 @@ class Entry:
             self._journal.db.write_nowait(
                 lambda connection: insert_row(connection, row), owner=row.pid
             )
+        self._begun = True
         self._count(0, is_new=True)
 
     def at_end(self, operation: Operation) -> None:
@@ -99,11 +111,17 @@ class Entry:
     def fail(self, error: ErrorReply, state: Ending = "FAILED") -> None:
         """Queue an error as the ending.
 
-        A call that had not begun leaves no row if it was refused: a pure one, or any by the store.
+        A call that had not begun leaves no row if it was refused: a pure one, or any by a store
+        that cannot write now.
         """
-        refused = error.code == "E_STORAGE" and error.retry_after_seconds is not None
+        may_pass = error.code == "E_STORAGE" and error.retry_after_seconds is not None
+        refused = may_pass and self._journal.db.failure is not None
         if self._begun or not (refused or self._row.effect == "pure"):
             self.end(state, encode(error))
+
+    def refuse(self, error: E_STORAGE) -> SyscallError:
+        """What the app hears when the store fails: that the call did, if it has a row."""
+        return error if self._begun or self.is_queued else ask_again(error)
 
     async def commit(self, effect: Callable[[Connection], bytes]) -> bytes:
         """Do the effect and write DONE with its result in one transaction; returns the result."""

@@ -11,12 +11,19 @@ import msgspec
 
 from llmos.memory.db import Database
 from llmos.memory.journal import JournalRow, fill, find
-from llmos.syscalls.errors import E_CANCELLED, E_NONDETERMINISM, ErrorReply, raise_reply
+from llmos.syscalls.errors import (
+    E_CANCELLED,
+    E_NONDETERMINISM,
+    E_STORAGE,
+    ErrorReply,
+    raise_reply,
+)
 from llmos.syscalls.generate import Generate
 from llmos.syscalls.types import Usage
 from llmos.syscalls.values import Patch
 from llmos.syscalls.wire import Request
 
+from .journal import ask_again
 from .machine import Machine
 from .process import Process, Reach
 
@@ -53,7 +60,10 @@ async def find_recorded(
     row or body is damaged.
     """
     if again:
-        return await find(machine.db, process.pid, request.strand, request.seq)
+        try:
+            return await find(machine.db, process.pid, request.strand, request.seq)
+        except E_STORAGE as error:
+            raise ask_again(error) from None
     row = process.journaled.pop((request.strand, request.seq), None)
     return row if row is None or row.blob is None else await fill(machine.db, row)
 

@@ -5,6 +5,7 @@ after the zygote was forked, never before: a SQLite connection must not cross a 
 """
 
 import asyncio
+import errno
 import os
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -81,11 +82,15 @@ class Database:
             claim_file(path)
             connection = writer_engine(path).connect()
             prepare(connection)
+            sync_folder(path.parent)
         except STORE_ERRORS as error:
             close(connection)
             fix = FIXES.get(result_code(error), "restore a backup of it")
             reason = storage_error(error).message
             raise E_STORAGE(f"cannot open {path}: {reason}; fix: {fix}") from error
+        except OSError as error:
+            close(connection)
+            raise system_error(path, error) from error
         except E_STORAGE as error:
             close(connection)
             raise E_STORAGE(f"cannot open {path}: {error.message}") from error
@@ -243,16 +248,11 @@ def claim_file(path: Path) -> None:
     never opened once SQLite has it: closing any descriptor of it would drop the locks that SQLite
     holds on it.
     """
-    try:
-        if not path.exists():
-            make_file(path)
-        elif path.is_file() and path.stat().st_size == 0:
-            raise E_STORAGE(
-                "it is empty, and no store is; fix: llmos db restore FILE, or remove it"
-            )
-        path.chmod(0o600)
-    except OSError as error:
-        raise E_STORAGE(f"{error.strerror}; name a folder that exists and is yours") from error
+    if not path.exists():
+        make_file(path)
+    elif path.is_file() and path.stat().st_size == 0:
+        raise E_STORAGE("it is empty, and no store is; fix: llmos db restore FILE, or remove it")
+    path.chmod(0o600)
 
 
 def make_file(path: Path) -> None:
@@ -266,9 +266,29 @@ def make_file(path: Path) -> None:
         part.rename(path)
     finally:
         part.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
-    os.fsync(folder)
-    os.close(folder)
+
+
+def system_error(path: Path, error: OSError) -> E_STORAGE:
+    """Why the system does not give us the file, and what to do."""
+    is_disk = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO)
+    fix = FIXES[sqlite3.SQLITE_IOERR] if is_disk else "name a folder that exists and is yours"
+    return E_STORAGE(f"cannot open {path}: {error.strerror}; fix: {fix}")
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable: that of the log, and that an older journal is gone.
+
+    SQLite does so too, but does not tell when it fails. A power cut could then take the log away,
+    or bring a journal back that undoes everything. Raises OSError.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # some file systems have no such thing
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def writer_engine(path: Path) -> Engine:

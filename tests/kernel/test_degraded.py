@@ -18,6 +18,7 @@ from llmos.kernel.main import assemble
 from llmos.kernel.protocol import Notice
 from llmos.kernel.terminal import Terminal
 from llmos.memory.db import Connection, Database
+from llmos.memory.journal import load
 from llmos.syscalls.client import System
 from llmos.syscalls.errors import E_STORAGE, SyscallError
 from llmos.syscalls.tasks import running
@@ -137,20 +138,25 @@ async def test_what_needs_no_row_works_meanwhile(
             machine.degraded.require_store()
 
 
-async def test_after_a_while_calls_that_have_not_begun_are_refused(
+async def test_after_a_while_calls_that_have_not_begun_wait_outside_and_come_again(
     attach: Attach, machine: Machine, clock: VirtualClock, tasks: TaskGroup
 ) -> None:
     system, process = await attach()
     async with full_disk(machine, clock):
         calls = [await fail_once(machine, tasks, system), Call(tasks, system.now)]
         await pass_time(machine, clock, MAX_PAUSE_SECONDS)
-        errors = [await call.hear() for call in calls]
-        with pytest.raises(E_STORAGE):
-            await system.now()
+        await anyio.wait_all_tasks_blocked()
+        assert machine.degraded.num_paused_calls == 0
+        assert [call.answer for call in calls] == [None, None]
+        assert await load(machine.db, process.pid) == []
 
-    assert [getattr(error, "retry_after_seconds", None) for error in errors] == [5, 5]
-    assert await read_rows(machine, process) == []
-    assert await machine.db.read(output) == []
+    for call in calls:
+        assert not isinstance(await call.hear(), SyscallError)
+    rows = await read_rows(machine, process)
+    assert [(row.seq, row.name, row.state) for row in sorted(rows, key=lambda row: row.seq)] == [
+        (0, "print", "DONE"),
+        (1, "now", "DONE"),
+    ]
 
 
 async def test_a_call_that_had_begun_waits_as_long_as_it_takes(
@@ -183,10 +189,12 @@ async def test_no_more_calls_are_held_than_there_is_memory_for(
         held = Call(tasks, lambda: system.print("x" * 200_000))
 
         await anyio.wait_all_tasks_blocked()
+        one_too_many = Call(tasks, lambda: system.print("one too many"))
+        await anyio.wait_all_tasks_blocked()
+        assert machine.degraded.num_paused_calls == 1
 
-        with anyio.fail_after(10), pytest.raises(E_STORAGE):
-            await system.print("one too many")
-        assert held.answer is None
+    for call in (held, one_too_many):
+        assert not isinstance(await call.hear(), SyscallError)
 
 
 async def test_a_killed_process_waits_for_nothing(
@@ -267,12 +275,20 @@ async def test_a_kernel_that_stops_waits_for_nothing(
             await db.aclose()
 
 
-async def test_without_the_pause_the_first_call_fails(config: Config, tmp_path: Path) -> None:
-    """The control: the same disk, and nobody who holds the store."""
+async def test_a_call_that_is_turned_away_comes_again_under_its_number(
+    config: Config, tmp_path: Path, tasks: TaskGroup
+) -> None:
+    """The same disk, and nobody who holds the store: then the SDK waits."""
     db = Database.open(config.database)
     machine = assemble(config, SystemClock(), db)
-    async with open_system(machine, await make_process(machine, tmp_path)) as system:
-        with no_room(NOTHING_MORE), pytest.raises(E_STORAGE):
-            await system.print("first")
+    process = await make_process(machine, tmp_path)
+    async with open_system(machine, process) as system:
+        with no_room(NOTHING_MORE):
+            call = Call(tasks, lambda: system.print("first"))
+            while db.failure is None:
+                await db.read(output)
+            assert call.answer is None
+        assert not isinstance(await call.hear(), SyscallError)
 
+    assert [row.seq for row in await load(db, process.pid)] == [0]
     await db.aclose()

@@ -1,5 +1,9 @@
 """A full disk: callers hear of it, nothing acknowledged is lost, space makes it work again."""
 
+import errno
+import os
+from pathlib import Path
+
 import anyio
 import pytest
 
@@ -106,6 +110,21 @@ async def test_every_caller_of_a_failed_transaction_hears_of_it(db: Database) ->
 
     assert sorted(failed) == list(range(32))
     assert await db.read(kept) == []
+
+
+@pytest.mark.parametrize(("call", "reason"), [("open", errno.ENOSPC), ("fsync", errno.EIO)])
+def test_a_file_that_the_disk_does_not_take_is_not_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, reason: int
+) -> None:
+    """Its name may be missing after a power cut if its folder cannot be synced."""
+
+    def fail(*arguments: object) -> None:
+        raise OSError(reason, os.strerror(reason))
+
+    monkeypatch.setattr(os, call, fail)
+
+    with pytest.raises(E_STORAGE, match=rf"{os.strerror(reason)}; fix: make room .* or mend it"):
+        Database.open(tmp_path / "memory.db")
 
 
 async def test_closing_on_a_full_disk_says_that_something_was_lost(db: Database) -> None:
