@@ -98,6 +98,8 @@ def is_waiting(process: Process) -> bool:
 async def plan_waits(machine: Machine, process: Process, min_seconds: float) -> tuple[Wait, ...]:
     """What a process would sleep for; nothing if one of it is over sooner than `min_seconds`."""
     started = await find_started(machine.db, process.pid)
+    if not is_waiting(process):  # any more
+        return ()
     now = machine.clock.now()
     waits = [
         plan_wait(process.pid, call.request, now, started[key])

@@ -374,6 +374,7 @@ class Nursery:
             self._tell(Died(pid, status))
 
     def _kill_all(self) -> None:
+        signal.set_wakeup_fd(-1)  # nobody reaps any more, and its other end may go at any moment
         for os_pid in self._os_pids.values():
             _kill_group(os_pid)
 

@@ -66,6 +66,9 @@ LLAMA_CPP = Engine(
     "llama_cpp.txt",
     (("CMAKE_ARGS", "-DCMAKE_BUILD_TYPE=Release -DGGML_NATIVE=ON"),),
 )
+DBOS = Engine("dbos", "DBOS Transact", "bench.peers.dbos_steps", "dbos.txt")
 OPENVINO = Engine("openvino", "OpenVINO GenAI", "bench.peers.openvino_engine", "openvino.txt")
 ENGINES = (OURS, LLAMA_CPP, OPENVINO, GENERATE)
 """The rows, in the order in which they run. The first is ours, the others are its peers."""
+PEERS = (*(engine for engine in ENGINES if engine.pins), DBOS)
+"""All that can be installed."""

@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import sys
 
-from bench.peers.catalogue import ENGINES, HERE, Engine
+from bench.peers.catalogue import HERE, PEERS, Engine
 from llmos.bin.bootstrap import torch_sources
 
 
@@ -52,7 +52,7 @@ def _pip(engine: Engine, arguments: list[str], *, check: bool) -> bool:
 
 def main() -> None:
     """Install the peers that are named and not there yet."""
-    peers = {engine.name: engine for engine in ENGINES if engine.pins}
+    peers = {engine.name: engine for engine in PEERS}
     parser = argparse.ArgumentParser(prog="bench.peers.install")
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(peers))
     parser.add_argument("--again", action="store_true", help="even if it is there")

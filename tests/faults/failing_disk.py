@@ -26,7 +26,8 @@ from llmos.kernel.degraded import MAX_PAUSE_SECONDS, MAX_RETRY_SECONDS
 from llmos.kernel.machine import Machine
 from llmos.kernel.main import assemble
 from llmos.kernel.process import Process
-from llmos.kernel.tools.registry import Registry, ToolContext, tool
+from llmos.kernel.tools.registry import Registry
+from llmos.kernel.tools.tool import ToolContext, tool
 from llmos.memory.db import Connection, Database, claim_file, prepare
 from llmos.memory.entry import storage_error
 from llmos.memory.journal import load

@@ -124,6 +124,23 @@ async def test_a_short_rest_of_a_sleep_is_waited_for(attach: Attach, machine: Ma
     assert ([wait.kind for wait in long], short) == (["timer"], ())
 
 
+async def test_a_call_that_comes_while_waits_are_planned_keeps_its_process(
+    attach: Attach, machine: Machine
+) -> None:
+    system, process = await attach()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(system.sleep, 1000.0)
+        tasks.start_soon(system.generate, [Message("user", "!slow 100 a b c")])
+        while len(process.in_flight) < 2:
+            await anyio.lowlevel.checkpoint()
+        await machine.db.flush()
+
+        planned = await plan_waits(machine, process, 0.0)
+
+        tasks.cancel_scope.cancel()
+    assert planned == ()
+
+
 @pytest.mark.parametrize(
     ("name", "call", "wait"),
     [

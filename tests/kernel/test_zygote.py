@@ -40,6 +40,16 @@ raise SystemExit(zygote.main())
 """
 
 
+LATE_DEATH = """
+import os, signal, socket
+from llmos.kernel.zygote import Nursery
+ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+ours.close()
+assert Nursery(theirs).run() is None
+os.kill(os.getpid(), signal.SIGCHLD)
+"""
+
+
 class Adopted(Zygote):
     """A zygote that was started otherwise."""
 
@@ -245,6 +255,14 @@ async def test_programs_end_with_their_kernel(apps: Apps) -> None:
 
     assert wait_gone(program)
     os.close(program)
+
+
+def test_a_zygote_whose_kernel_has_gone_says_nothing_of_programs_that_die_then() -> None:
+    command = [sys.executable, "-c", LATE_DEATH]
+
+    said = subprocess.run(command, capture_output=True, text=True, check=True)
+
+    assert said.stderr == ""
 
 
 async def test_programs_are_lost_with_their_zygote_and_the_next_one_starts_others(
