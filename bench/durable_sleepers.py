@@ -1,7 +1,7 @@
 """A kernel and its sleeping processes, measured: the sleepers' part of `bin/bench durability`.
 
 `main` runs in an OS process of its own. Sleepers are written as rows in bulk, as eviction would
-have written them one by one; that one process's eviction and wake leave such rows is tested elsewhere.
+have written them one by one; that eviction and wake leave such rows is tested elsewhere.
 """
 
 import json
