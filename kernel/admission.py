@@ -13,7 +13,7 @@ again, and E_STORAGE, which no row can hold.
 
 import anyio
 
-from llmos.syscalls.errors import E_BUSY, E_LIMIT, E_NONDETERMINISM, E_SEQ
+from llmos.syscalls.errors import E_BUSY, E_CANCELLED, E_LIMIT, E_NONDETERMINISM, E_SEQ
 from llmos.syscalls.wire import Joined, Request
 
 from .process import MAX_CALLS_IN_FLIGHT, CallInFlight, Process
@@ -27,8 +27,10 @@ def admit(process: Process, request: Request) -> bool:
 
     E_SEQ out of order or in a strand that has ended, E_NONDETERMINISM for the number of another
     call that is under way, E_BUSY for this very call's or past the cap, E_LIMIT for a new strand
-    past theirs.
+    past theirs, E_CANCELLED once a checkpoint was taken.
     """
+    if process.next_argv is not None:
+        raise E_CANCELLED("the process begins anew, and makes no calls before that")
     expected = process.next_seq.get(request.strand)
     if expected is None:
         _require_open(process, request.strand)
@@ -40,6 +42,18 @@ def admit(process: Process, request: Request) -> bool:
     call = CallInFlight(request, anyio.CancelScope())
     process.in_flight[request.strand, request.seq] = call
     return request.seq < expected
+
+
+def give_back(process: Process, request: Request) -> None:
+    """Let this call's number be the next call's of the strand; the call has no row and no effect.
+
+    E_BUSY if another call of the strand came after it.
+    """
+    if process.next_seq[request.strand] != request.seq + 1:
+        what = f"calls came after {_name(request)}, whose number is theirs then"
+        raise E_BUSY(what, field="strand")
+    process.next_seq[request.strand] = request.seq
+    del process.in_flight[request.strand, request.seq]
 
 
 def _name(request: Request) -> str:

@@ -99,9 +99,9 @@ def check(
         case Score() | Embed():
             _require_model(capabilities, call.model or model)
         case Recall():
-            _require_space("read", capabilities.memory.read, call.space)
+            require_space("read", capabilities.memory.read, call.space)
         case Remember() | Forget():
-            _require_space("write", capabilities.memory.write, call.space)
+            require_space("write", capabilities.memory.write, call.space)
         case Tool():
             require_tool(capabilities, call.name)
         case ReadFile() | ListFiles():
@@ -144,7 +144,8 @@ def require_writable(capabilities: Capabilities, workspace: Workspace, path: str
         raise _denied(f"writing {show_path(path)}", "add its folder to", "files.write")
 
 
-def _require_space(verb: str, allowed: tuple[str, ...], space: str | None) -> None:
+def require_space(verb: str, allowed: tuple[str, ...], space: str | None) -> None:
+    """E_PERM unless this space of memory, or any for None, is among those allowed to `verb`."""
     if not (bool(allowed) if space is None else fits_any(space, allowed)):
         what = "any memory" if space is None else f"memory {space!r}"
         fix = "add a space to" if space is None else f"add {space!r} to"

@@ -18,6 +18,7 @@ from llmos.syscalls.table import Syscall
 from llmos.syscalls.wire import encode
 
 from .clock import Clock
+from .limits import JournalLimits
 from .process import Process
 
 Ending = Literal["DONE", "FAILED", "IN_DOUBT", "CANCELLED"]
@@ -33,16 +34,25 @@ def digest_call(call: msgspec.Struct) -> bytes:
 class Entry:
     """One call's row while the call runs."""
 
-    def __init__(self, journal: "Journal", row: JournalRow, begun: bool) -> None:
+    def __init__(
+        self, journal: "Journal", process: Process, row: JournalRow, *, is_interrupted: bool
+    ) -> None:
         self._journal = journal
+        self._process = process
         self._row = row
-        self._begun = begun
+        self._begun = is_interrupted
+        self.is_interrupted = is_interrupted  # an earlier run began the call, and did not end it
         self.is_queued = False  # its ending waits to be written, and nobody for that
 
     @property
     def started_at(self) -> float:
         """When the call was first made, in Unix seconds."""
         return self._row.started_at
+
+    @property
+    def effect(self) -> str:
+        """What was promised of the call when it was first made."""
+        return self._row.effect
 
     async def begin(self, *, durable: bool) -> None:
         """Write the INTENT row; with `durable`, wait until a crash cannot lose it."""
@@ -56,6 +66,7 @@ class Entry:
             self._journal.db.write_nowait(
                 lambda connection: insert_row(connection, row), owner=row.pid
             )
+        self._count(0, is_new=True)
 
     def end_in(self, connection: Connection, state: Ending, body: bytes) -> None:
         """Write the ending inside a transaction of the caller's."""
@@ -73,6 +84,7 @@ class Entry:
     def end(self, state: Ending, body: bytes) -> None:
         """Queue the ending; it is durable before anything that is written after it."""
         self.is_queued = True
+        self._count(len(body), is_new=not self._begun)
         self._journal.db.write_nowait(
             lambda connection: self.end_in(connection, state, body), owner=self._row.pid
         )
@@ -94,7 +106,12 @@ class Entry:
             self.end_in(connection, "DONE", result)
             return result
 
-        return await self._write(transaction, keep=self._begun)
+        result = await self._write(transaction, keep=self._begun)
+        self._count(len(result), is_new=not self._begun)
+        return result
+
+    def _count(self, body_bytes: int, *, is_new: bool) -> None:
+        self._journal.limits.count(self._process, body_bytes, is_new=is_new)
 
     async def _write(self, operation: Callable[[Connection], T], *, keep: bool = False) -> T:
         """Write, and return when it is durable: a cancel must find a row that tells the truth."""
@@ -106,9 +123,10 @@ class Entry:
 class Journal:
     """Makes entries; the store keeps them."""
 
-    def __init__(self, db: Database, clock: Clock) -> None:
+    def __init__(self, db: Database, clock: Clock, limits: JournalLimits | None = None) -> None:
         self.db = db
         self.clock = clock
+        self.limits = limits or JournalLimits()
 
     def entry(
         self,
@@ -122,7 +140,7 @@ class Journal:
     ) -> Entry:
         """The entry of a call that is about to run; `recorded` is its INTENT if it was begun."""
         if recorded is not None:
-            return Entry(self, recorded, begun=True)
+            return Entry(self, process, recorded, is_interrupted=True)
         fresh = JournalRow(
             pid=process.pid,
             strand=strand,
@@ -138,4 +156,4 @@ class Journal:
             started_at=self.clock.now(),
             ended_at=None,
         )
-        return Entry(self, fresh, begun=False)
+        return Entry(self, process, fresh, is_interrupted=False)

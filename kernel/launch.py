@@ -40,6 +40,7 @@ from llmos.syscalls.wire import Deliver, Exit, encode_frame
 
 from .applog import AppLog
 from .capability import narrow
+from .checkpoint import complete_checkpoint
 from .codehash import identify_code
 from .gates.app import serve_app
 from .listing import decode_spec, shorten
@@ -175,7 +176,13 @@ class Launcher:
             while True:
                 await self._zygote.wait_up()
                 ending, is_lost = await self._run(process, log)
-                if not is_lost or process.killed_by is not None:
+                if process.killed_by is not None:
+                    break
+                if process.next_argv is not None:
+                    await identify_code(process, log)
+                    await complete_checkpoint(self._machine, process)
+                    continue
+                if not is_lost:
                     break
                 # what its calls did before they were cut off
                 await self._machine.db.flush(owner=process.pid)
@@ -286,6 +293,10 @@ class Launcher:
             case "KILL":
                 self._cancel_calls(process)
                 self._zygote.send_signal(process.pid, signal.SIGKILL)
+
+    def cut_off(self, process: Process) -> None:
+        """End a process's OS process; the process itself goes on, or begins anew."""
+        self._zygote.send_signal(process.pid, signal.SIGKILL)
 
     async def _terminate(self, process: Process) -> None:
         """Cancel what is in flight, ask the app to end, and kill it if it does not in time."""

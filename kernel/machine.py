@@ -66,6 +66,10 @@ class Launcher(Protocol):
         """Deliver a signal; a process that it ends was ended by `sender`, or by the signal."""
         ...
 
+    def cut_off(self, process: Process) -> None:
+        """End a process's OS process; the process itself goes on, or begins anew."""
+        ...
+
     async def end_evicted(self, pid: int, name: SignalName, tenant: str | None = None) -> bool:
         """End a process that no kernel runs; False if there is none."""
         ...

@@ -1,19 +1,20 @@
 """The process: its control block and the table of live ones.
 
-Who may write what: fields under "identity" are fixed at start; the launcher writes the life cycle;
-the dispatcher writes calls and usage. Everything durable about a process is in the store; this is
-what only a live one has.
+Who may write what: fields under "identity" are fixed at start, but for the arguments and the salt,
+which a checkpoint changes; the launcher writes the life cycle; the dispatcher writes calls and
+usage. Everything durable about a process is in the store; this is what only a live one has.
 """
 
 import hashlib
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import anyio
 import msgspec
 
-from llmos.memory.journal import JournalRow
+from llmos.memory.journal import JournalRow, row_bytes
 from llmos.syscalls.errors import ErrorReply
 from llmos.syscalls.process import ProcessExit, ProcessInfo, State
 from llmos.syscalls.wire import Request
@@ -24,6 +25,7 @@ from .terminal import NOBODY, Terminal
 from .workspace import Workspace
 
 MAX_CALLS_IN_FLIGHT = 256
+KEY_BYTES = 16
 TENANT = "local"
 
 
@@ -42,15 +44,29 @@ class ProcessSpec(msgspec.Struct, frozen=True):
     capabilities: Capabilities
 
 
-class CallInFlight(NamedTuple):
+@dataclass(slots=True, eq=False)
+class CallInFlight:
     """A call that has no reply yet."""
 
     request: Request
     scope: anyio.CancelScope
+    is_abandoned: bool = False
 
     def cancel(self) -> None:
-        """The app no longer waits for it, or the process has to end."""
+        """The process has to end."""
         self.scope.cancel()
+
+    def abandon(self) -> None:
+        """The app no longer waits for it; nothing new for a call that was cancelled before."""
+        self.is_abandoned = self.is_abandoned or not self.scope.cancel_called
+        self.scope.cancel()
+
+
+class Reach(NamedTuple):
+    """How far a strand's journal goes: numbers up to this one, and children up to this one."""
+
+    num_calls: int
+    num_children: int
 
 
 class Process:
@@ -83,9 +99,13 @@ class Process:
         self.journaled: dict[tuple[str, int], JournalRow] = {}
         self.next_seq: dict[str, int] = {}  # of each strand that may go on
         self.num_joined: dict[str, int] = {}  # of a strand: as many of its children have ended
+        self.reach: dict[str, Reach] | None = None  # of what is to be replayed, by strand
         self.in_flight: dict[tuple[str, int], CallInFlight] = {}
         self.num_generating = 0
         self.num_reserved_tokens = 0  # what the running generations may still make
+        self.num_journal_rows = 0
+        self.num_journal_bytes = 0
+        self.next_argv: tuple[str, ...] | None = None  # a checkpoint is under way to these
         # usage
         self.prompt_tokens = 0
         self.completion_tokens = 0
@@ -102,6 +122,10 @@ class Process:
         self.greeted = anyio.Event()
         self.has_left = False
         self.journaled = {(row.strand, row.seq): row for row in rows}
+        self.reach = None
+        self.num_journal_rows = len(self.journaled)
+        self.num_journal_bytes = sum(map(row_bytes, self.journaled.values()))
+        self.next_argv = None
         self.next_seq.clear()
         self.num_joined.clear()
         self.in_flight.clear()
@@ -112,6 +136,11 @@ class Process:
         """The seed of a call that names none: the same after a restart, unlike any other call's."""
         name = f"{self.spec.salt}/{self.pid}/{strand}/{seq}".encode()
         return int.from_bytes(hashlib.blake2b(name, digest_size=8).digest(), "big") >> 1
+
+    def call_key(self, strand: str, seq: int) -> str:
+        """The idempotency key of a call: the same after a restart, unlike any other call's."""
+        name = f"{self.spec.salt}/{self.pid}/{strand}/{seq}".encode()
+        return hashlib.blake2b(name, digest_size=KEY_BYTES, person=b"tool").hexdigest()
 
     def info(self) -> ProcessInfo:
         """This process as `ps` shows it."""

@@ -1,8 +1,8 @@
 """Replay: a call that the journal already holds is answered from it.
 
 The app's main runs again from its start, or an app sends a request again; each call is matched by
-(strand, seq) and must be the same call. Finished calls are answered as they were; an interrupted
-one goes on by its effect.
+(strand, seq) and must be the same call. A finished call is answered as it was; one that the app
+gave up is not answered, and given up again; an interrupted one goes on by its effect.
 """
 
 from collections.abc import Iterable
@@ -11,18 +11,21 @@ import msgspec
 
 from llmos.memory.db import Database
 from llmos.memory.journal import JournalRow, fill, find
-from llmos.syscalls.errors import E_IN_DOUBT, E_NONDETERMINISM, ErrorReply, raise_reply
+from llmos.syscalls.errors import E_CANCELLED, E_NONDETERMINISM, ErrorReply, raise_reply
 from llmos.syscalls.types import Usage
+from llmos.syscalls.values import Patch
 from llmos.syscalls.wire import Request
 
 from .machine import Machine
-from .process import Process
+from .process import Process, Reach
 
-_MODEL_CALLS = frozenset({"generate", "score", "embed"})
+ABANDONED = "app"
+NOWHERE = Reach(0, 0)
+_USING_CALLS = frozenset({"generate", "score", "embed", "checkpoint"})
 
 
 class _Used(msgspec.Struct):
-    """What the replies of all models' calls have."""
+    """What the replies of all calls with usage have."""
 
     usage: Usage
 
@@ -46,14 +49,55 @@ async def find_recorded(
     return row if row is None or row.blob is None else await fill(machine.db, row)
 
 
-def require_same(recorded: JournalRow, name: str, digest: bytes) -> None:
-    """E_NONDETERMINISM if the row is of another call."""
-    if (recorded.name, recorded.digest) != (name, digest):
-        other = "other arguments" if recorded.name == name else f"{name!r}"
-        raise E_NONDETERMINISM(
-            f"step {recorded.strand}:{recorded.seq} was {recorded.name!r} in the journal; "
-            f"now it came with {other}"
+def require_same(recorded: JournalRow, name: str, digest: bytes, code_hash: str) -> None:
+    """E_NONDETERMINISM if the row is of another call than this one of the app's code as it is."""
+    if (recorded.name, recorded.digest) == (name, digest):
+        return
+    came = f"{name!r}"
+    if recorded.name == name:
+        digests = f"digest {digest.hex()[:8]}, in the journal {recorded.digest.hex()[:8]}"
+        came = f"other arguments ({digests})"
+    cause = "fix: take what may differ from run to run from calls: sys.now, sys.random, sys.uuid"
+    if recorded.code_hash != code_hash:
+        cause = (
+            "the app's code has changed since that step; "
+            "fix: keep the old way beside the new one with sys.patch, or begin anew with llmos run"
         )
+    raise E_NONDETERMINISM(
+        f"step {recorded.strand}:{recorded.seq} was {recorded.name!r} in the journal; "
+        f"now it came with {came}; {cause}"
+    )
+
+
+def is_passed(process: Process, request: Request, call: Patch, digest: bytes) -> bool:
+    """Whether an earlier run went past this place without this patch: its journal goes on there.
+
+    It may go on in the strand itself or in branches that the strand had not begun before.
+    """
+    row = process.journaled.get((request.strand, request.seq))
+    if row is not None:
+        return (row.name, row.digest) != (request.name, digest)
+    if process.reach is None:
+        process.reach = measure_reach(process.journaled)
+    reach = process.reach.get(request.strand, NOWHERE)
+    return reach.num_calls > request.seq or reach.num_children > call.num_children
+
+
+def measure_reach(numbers: Iterable[tuple[str, int]]) -> dict[str, Reach]:
+    """How far each strand goes that has one of these numbers, or has such a strand below it."""
+    calls: dict[str, int] = {}
+    for strand, seq in numbers:
+        calls[strand] = max(calls.get(strand, 0), seq + 1)
+    children: dict[str, int] = {}
+    for strand in calls:
+        parent, _, child = strand.rpartition(".")
+        while parent and children.get(parent, 0) < int(child):
+            children[parent] = int(child)
+            parent, _, child = parent.rpartition(".")
+    return {
+        strand: Reach(calls.get(strand, 0), children.get(strand, 0))
+        for strand in {*calls, *children}
+    }
 
 
 def recorded_result(recorded: JournalRow) -> bytes | None:
@@ -65,22 +109,30 @@ def recorded_result(recorded: JournalRow) -> bytes | None:
     return None
 
 
+def cancelled_error(is_abandoned: bool, partial: str | None) -> E_CANCELLED:
+    """What the journal says of a call that was cancelled: by its app, or for its process to end."""
+    if is_abandoned:
+        return E_CANCELLED("the app gave the call up", field=ABANDONED, partial=partial)
+    return E_CANCELLED("the call was cancelled", partial=partial)
+
+
+def was_abandoned(recorded: JournalRow) -> bool:
+    """Whether the app gave the call up: it saw no reply then, and must see none in a replay.
+
+    What made it stop waiting (its own timeout, another branch) is the app's, and comes again.
+    """
+    if recorded.state != "CANCELLED" or recorded.error is None:
+        return False
+    return _error_decoder.decode(recorded.error).field == ABANDONED
+
+
 async def count_tokens(db: Database, rows: Iterable[JournalRow]) -> tuple[int, int]:
-    """Prompt and completion tokens of the models' calls that had finished."""
+    """Prompt and completion tokens of the calls that had finished, and before a checkpoint."""
     num_prompt, num_completion = 0, 0
     for row in rows:
-        if row.name in _MODEL_CALLS and row.state == "DONE":
+        if row.name in _USING_CALLS and row.state == "DONE":
             result = (await fill(db, row) if row.blob is not None else row).result
             usage = _used_decoder.decode(result or b"").usage
             num_prompt += usage.prompt_tokens
             num_completion += usage.completion_tokens
     return num_prompt, num_completion
-
-
-def check_interrupted(recorded: JournalRow | None) -> None:
-    """An interrupted `once` call may have had its effect: E_IN_DOUBT, never a second run."""
-    if recorded is not None and recorded.effect == "once":
-        raise E_IN_DOUBT(
-            f"{recorded.name} of step {recorded.strand}:{recorded.seq} was interrupted; "
-            "whether it had its effect is not known"
-        )

@@ -4,7 +4,8 @@ A row has an immutable part, written when the call begins, and an outcome. Each 
 of the immutable part of the row inserted before it in the same process (a chain: a row that was
 taken out, put in or rewritten breaks it), and a checksum of all of itself. The process's extent
 says where the chain begins and ends. `load` proves all of it. An outcome that is too large for a
-row lies in `blobs`, and the row has its digest.
+row lies in `blobs`, and the row has its digest. A checkpoint takes all rows out and leaves one that
+goes on from the last hash.
 
 The functions that take a connection run inside `Database.write`, so that an effect and its DONE
 row can share one transaction.
@@ -16,6 +17,7 @@ from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import msgspec
+from msgspec.structs import replace
 from sqlalchemy import Connection
 
 from llmos.syscalls.errors import E_STORAGE
@@ -46,12 +48,18 @@ FIND_TEXTS = (
     "SELECT offset_chars, num_chars, text, checksum FROM output"
     " WHERE pid = ? AND offset_chars >= ? ORDER BY offset_chars"
 )
+FIND_BODY_SIZES = (
+    "SELECT digest, length(body) FROM blob WHERE digest IN (SELECT blob FROM journal WHERE pid = ?)"
+)
+CHECKPOINT_STRAND = "-1"  # no app can name it
+ROW_BYTES = 200  # what a row weighs beside its result and error
 
 
 class JournalRow(msgspec.Struct, frozen=True):
     """One syscall of a process. `digest` is of its arguments; times are Unix seconds.
 
-    `blob` names the body of the outcome while that is not here (see `load_outline`).
+    `blob` names the body of the outcome while that is not here (see `load_outline`), `blob_bytes`
+    is its size.
     """
 
     pid: int
@@ -68,6 +76,7 @@ class JournalRow(msgspec.Struct, frozen=True):
     started_at: float
     ended_at: float | None
     blob: bytes | None = None
+    blob_bytes: int = 0
 
 
 class StoredRow(NamedTuple):
@@ -205,6 +214,22 @@ def drop_rows(connection: Connection, pid: int) -> int:
     return num_rows
 
 
+def begin_anew(connection: Connection, row: JournalRow) -> None:
+    """Let a process's journal begin with this row of CHECKPOINT_STRAND; the rows before it go.
+
+    Its number is how many such rows came before. It goes on with the chain, so that what was
+    taken out in between would still be missed.
+    """
+    driver = driver_of(connection)
+    (num_before,) = driver.execute(
+        "SELECT coalesce(max(seq) + 1, 0) FROM journal WHERE pid = ? AND strand = ?",
+        (row.pid, CHECKPOINT_STRAND),
+    ).fetchone()
+    first = replace(row, strand=CHECKPOINT_STRAND, seq=num_before)
+    drop_rows(connection, row.pid)
+    insert_row(connection, first)
+
+
 async def load(db: Database, pid: int) -> list[JournalRow]:
     """A process's calls in the order in which they began, with the bodies of their outcomes.
 
@@ -215,7 +240,16 @@ async def load(db: Database, pid: int) -> list[JournalRow]:
 
 async def load_outline(db: Database, pid: int) -> list[JournalRow]:
     """As `load`, but a body that is kept apart stays there, for `fill` to bring when it is due."""
-    return await db.read(lambda connection: [row.to_row() for row in verified(connection, pid)])
+
+    def read(connection: Connection) -> list[JournalRow]:
+        sizes = dict(driver_of(connection).execute(FIND_BODY_SIZES, (pid,)))
+        rows = [row.to_row() for row in verified(connection, pid)]
+        return [
+            row if row.blob is None else replace(row, blob_bytes=sizes.get(row.blob, 0))
+            for row in rows
+        ]
+
+    return await db.read(read)
 
 
 async def find(db: Database, pid: int, strand: str, seq: int) -> JournalRow | None:
@@ -250,8 +284,8 @@ def fill_row(driver: sqlite3.Connection, row: JournalRow) -> JournalRow:
         return row
     body = blobs.read(driver, row.blob, f"the journal's call {row.pid}/{row.strand}/{row.seq}")
     if row.state == "DONE":
-        return msgspec.structs.replace(row, result=body, blob=None)
-    return msgspec.structs.replace(row, error=body, blob=None)
+        return replace(row, result=body, blob=None, blob_bytes=0)
+    return replace(row, error=body, blob=None, blob_bytes=0)
 
 
 def walk(connection: Connection, pid: int) -> Iterator[JournalRow]:
@@ -290,6 +324,11 @@ def require_end(reach: Extent, pid: int, num_rows: int, last_hash: bytes) -> Non
             f"the journal of process {pid} has {num_rows} sound calls and should have"
             f" {reach.num_rows}: its last ones are missing"
         )
+
+
+def row_bytes(row: JournalRow) -> int:
+    """What a row weighs in the store, in bytes, with a body that is kept apart."""
+    return ROW_BYTES + len(row.result or b"") + len(row.error or b"") + row.blob_bytes
 
 
 def to_float(value: float | None) -> float | None:

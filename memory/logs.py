@@ -13,11 +13,10 @@ from sqlalchemy import Connection
 from . import extent
 from .db import Database
 from .driver import driver_of
-from .journal import COLUMNS, JournalRow, fill_row, linked, require_end, walk_output
+from .journal import COLUMNS, JournalRow, fill_row, linked, require_end, row_bytes, walk_output
 
 PIECE_CHARS = 1 << 18
 PIECE_BYTES = 1 << 20
-ROW_BYTES = 200  # what a row weighs beside its result and error
 NEXT_CALLS = (
     f"SELECT {COLUMNS} FROM journal WHERE pid = ? AND id > coalesce("
     "(SELECT id FROM journal WHERE pid = ? AND strand = ? AND seq = ?), 0) ORDER BY id"
@@ -86,7 +85,7 @@ def _read_rows(
     for row in linked(found, pid, last_hash):
         rows.append(fill_row(driver, row.to_row()))
         last_hash = row.hash()
-        size_bytes += ROW_BYTES + len(rows[-1].result or b"") + len(rows[-1].error or b"")
+        size_bytes += row_bytes(rows[-1])
         if size_bytes >= PIECE_BYTES:
             break
     if not rows:

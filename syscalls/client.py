@@ -1,54 +1,20 @@
-"""The SDK: every method of `System` is a syscall, `Context` is a conversation, `app` marks main.
+"""The SDK: every method of `System` is a syscall, `Context` is a conversation, `app` marks main."""
 
-Calls are numbered within strands in program order, which is what makes a replay find each result
-again; `System.gather` gives every branch a strand of its own.
-"""
-
-import asyncio
 import inspect
 import json
 import struct
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from contextlib import suppress
-from contextvars import ContextVar
-from typing import Any, TypeGuard, TypeVar, overload
-from weakref import WeakValueDictionary
-
-import anyio
-import msgspec
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, NoReturn, TypeVar, overload
 
 from . import files, generate, ipc, memory, process, structured, tool, values
-from .errors import E_ARG, E_BUSY, SyscallError, raise_reply
+from .calls import Caller, OnText
+from .errors import E_ARG, SyscallError
 from .generate import Generation, TextScore
-from .table import BY_REQUEST
-from .tasks import side_by_side
 from .types import Message, Sampling
-from .wire import (
-    GONE,
-    Cancel,
-    Chunk,
-    Deliver,
-    Failure,
-    FrameStream,
-    FromKernel,
-    Goodbye,
-    Joined,
-    Reply,
-    Request,
-    Welcome,
-    decode,
-    encode,
-    encode_frame,
-)
 
 MAX_TOOL_ROUNDS = 8
-RETRY_AFTER_SECONDS = 0.1
-MAX_CALLS_AT_ONCE = 128  # half of what the kernel takes: cancelled calls may still be on their way
 T = TypeVar("T")
 Main = TypeVar("Main", bound=Callable[..., Coroutine[Any, Any, object]])
-OnText = Callable[[str], None]
-_from_kernel = msgspec.msgpack.Decoder(FromKernel)
-_reply_decoders = {row.name: msgspec.msgpack.Decoder(row.reply) for row in BY_REQUEST.values()}
 
 
 def app(main: Main) -> Main:
@@ -60,43 +26,6 @@ def app(main: Main) -> Main:
     return main
 
 
-class Strand:
-    """A logical thread of calls: its name and what was numbered so far."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.next_seq = 0
-        self.next_child = 1
-        self._num_joined = 0
-        self._children: WeakValueDictionary[int, Strand] = WeakValueDictionary()
-
-    def child(self) -> "Strand":
-        """The next child strand, numbered in program order."""
-        child = self._children[self.next_child] = Strand(f"{self.name}.{self.next_child}")
-        self.next_child += 1
-        return child
-
-    def count_joined(self) -> int | None:
-        """Children 1 to this one have ended; None if that was said before.
-
-        A child has ended when nobody holds it: then no task can call in it any more.
-        """
-        before = self._num_joined
-        self._num_joined = min(self._children, default=self.next_child) - 1
-        return self._num_joined if self._num_joined > before else None
-
-
-_strand: ContextVar[Strand] = ContextVar("strand")
-
-
-class _Pending:
-    """A call that waits for its reply."""
-
-    def __init__(self, on_text: OnText | None) -> None:
-        self.reply: asyncio.Future[Reply | Failure] = asyncio.get_running_loop().create_future()
-        self.on_text = on_text
-
-
 def _require_several(texts: Sequence[str], field: str) -> tuple[str, ...]:
     """One text is a sequence too, of its characters: E_ARG says what was meant."""
     if isinstance(texts, str):
@@ -104,101 +33,8 @@ def _require_several(texts: Sequence[str], field: str) -> tuple[str, ...]:
     return tuple(texts)
 
 
-def _is_refused(reply: Reply | Failure) -> TypeGuard[Failure]:
-    """Whether the kernel had no room for the call, which then may come again as it was."""
-    if not isinstance(reply, Failure):
-        return False
-    return reply.error.code == E_BUSY.code and reply.error.field == "seq"
-
-
-class System:
+class System(Caller):
     """The kernel as an app sees it. Every method is one syscall unless it says otherwise."""
-
-    def __init__(self, stream: FrameStream) -> None:
-        self._stream = stream
-        self._pending: dict[tuple[str, int], _Pending] = {}
-        self._root = Strand("0")
-        self._room = anyio.Semaphore(MAX_CALLS_AT_ONCE, fast_acquire=True)
-
-    # -- transport
-
-    async def receive(self) -> Welcome | Deliver:
-        """Hand replies to their callers until a Welcome or a signal comes, and return that."""
-        while True:
-            frame: FromKernel = decode(await self._stream.receive(), _from_kernel)
-            match frame:
-                case Welcome() | Deliver():
-                    return frame
-                case Goodbye():
-                    raise_reply(frame.error)
-                case Chunk():
-                    pending = self._pending.get((frame.strand, frame.seq))
-                    if pending is not None and pending.on_text is not None:
-                        pending.on_text(frame.text)
-                case Reply() | Failure():
-                    pending = self._pending.get((frame.strand, frame.seq))
-                    if pending is not None and not pending.reply.done():
-                        pending.reply.set_result(frame)
-
-    async def call(self, request: msgspec.Struct, on_text: OnText | None = None) -> Any:
-        """Make the syscall whose request this is; its typed error is raised.
-
-        Waits while MAX_CALLS_AT_ONCE are under way, and when the kernel has no room: that it had
-        none is nothing that a replay could repeat.
-        """
-        row = BY_REQUEST[type(request)]
-        strand = _strand.get(self._root)
-        async with self._room:
-            key = (strand.name, strand.next_seq)
-            frame = encode_frame(Request(*key, row.name, msgspec.Raw(encode(request))))
-            strand.next_seq += 1  # only now: what cannot be sent takes no number
-            reply = await self._exchange(key, frame, on_text)
-            while _is_refused(reply):
-                await anyio.sleep(reply.error.retry_after_seconds or RETRY_AFTER_SECONDS)
-                reply = await self._exchange(key, frame, on_text)
-        if isinstance(reply, Failure):
-            raise_reply(reply.error)
-        return decode(reply.value, _reply_decoders[row.name])
-
-    async def _exchange(
-        self, key: tuple[str, int], frame: bytes, on_text: OnText | None
-    ) -> Reply | Failure:
-        """Send a request and wait for what comes back; a cancel is told to the kernel."""
-        pending = self._pending[key] = _Pending(on_text)
-        try:
-            await self._stream.send_frame(frame)
-            return await pending.reply
-        except anyio.get_cancelled_exc_class():
-            with anyio.CancelScope(shield=True), suppress(*GONE):
-                await self._stream.send(Cancel(*key))
-            raise
-        finally:
-            del self._pending[key]
-
-    async def gather(self, *branches: Awaitable[T]) -> list[T]:
-        """Run branches side by side, each in a strand of its own; results in argument order.
-
-        The first branch that fails ends the others, and its error is raised.
-        """
-        parent = _strand.get(self._root)
-        results: list[Any] = [None] * len(branches)
-
-        async def run(index: int, branch: Awaitable[T], strand: Strand) -> None:
-            _strand.set(strand)
-            results[index] = await branch
-
-        num_joined = parent.count_joined()
-        async with side_by_side() as tasks:
-            if num_joined is not None:
-                tasks.start_soon(self._tell_joined, parent.name, num_joined)
-            for index, branch in enumerate(branches):
-                tasks.start_soon(run, index, branch, parent.child())
-        return results
-
-    async def _tell_joined(self, strand: str, num_children: int) -> None:
-        """Let the kernel forget the strands of the gathers before this one."""
-        with suppress(*GONE):
-            await self._stream.send(Joined(strand, num_children))
 
     # -- text
 
@@ -360,6 +196,15 @@ class System:
         """The newest processes, newest last."""
         reply: process.ProcessList = await self.call(process.Ps(limit))
         return reply.processes
+
+    async def checkpoint(self, *argv: str) -> NoReturn:
+        """Begin anew: main from its start, with these arguments and an empty journal.
+
+        Contexts, notes, output, children and usage stay. It never returns: main is cancelled, its
+        `finally` blocks run, and calls in them are refused. E_BUSY while other calls are under way.
+        """
+        await self.call(process.Checkpoint(argv))
+        raise AssertionError("the kernel does not answer a checkpoint")
 
     # -- time and chance
 

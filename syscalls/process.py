@@ -1,11 +1,11 @@
-"""Calls about processes: `getpid`, `spawn`, `wait`, `signal`, `ps`."""
+"""Calls about processes: `getpid`, `spawn`, `wait`, `signal`, `ps`, `checkpoint`."""
 
 from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
 
-from .types import Path, Pid
+from .types import Path, Pid, Usage
 
 MAX_ARGUMENTS = 256
 SignalName = Literal["TERM", "KILL", "STOP", "CONT"]
@@ -94,3 +94,16 @@ class ProcessList(msgspec.Struct, frozen=True):
     """The processes that the caller may see."""
 
     processes: tuple[ProcessInfo, ...]
+
+
+class Checkpoint(msgspec.Struct, frozen=True):
+    """Begin anew, with these arguments and an empty journal. There is no reply."""
+
+    argv: Annotated[tuple[Argument, ...], Meta(max_length=MAX_ARGUMENTS)] = ()
+
+
+class Checkpointed(msgspec.Struct, frozen=True):
+    """What the journal begins with after a checkpoint: the arguments, and the usage so far."""
+
+    argv: tuple[str, ...]
+    usage: Usage

@@ -82,21 +82,24 @@ async def _live(program: Program, stream: FrameStream) -> int:
 async def _run_until_signal(
     system: System, main: Callable[..., Awaitable[object]], args: Any, kwargs: Any
 ) -> Exit:
-    """Run main beside the reader; TERM, or the kernel's end, cancels main."""
+    """Run main beside the reader; TERM, a checkpoint or the kernel's end cancels main."""
     alive = anyio.CancelScope()
 
     async def read() -> None:
         with suppress(*GONE, SyscallError):
             await system.receive()
+        system.close()
         alive.cancel()
 
     async with running() as tasks:
         tasks.start_soon(read)
-        with alive:
-            try:
+        try:
+            with alive:
                 return Exit(EXIT_OK, result_text(await main(system, *args, **kwargs)))
-            except SyscallError as error:
-                return Exit(EXIT_CODES.get(error.code, EXIT_FAILED), error=error.reply())
+        except SyscallError as error:
+            return Exit(EXIT_CODES.get(error.code, EXIT_FAILED), error=error.reply())
+        finally:
+            await system.end_branches()
         return Exit(EXIT_KILLED)
 
 

@@ -17,9 +17,9 @@ Effect = Literal[
     "value",  # time and chance; journaled when done
     "transactional",  # effect and DONE row are one transaction
     "idempotent",  # INTENT durable first; an interrupted one runs again
-    "once",  # INTENT durable first; an interrupted one is E_IN_DOUBT
+    "once",  # INTENT durable first; an interrupted one is E_IN_DOUBT unless it can be reconciled
     "wait",  # INTENT durable first; an interrupted one waits on
-    "tool",  # once, idempotent or read: as the tool declares
+    "tool",  # once, idempotent, transactional or read: as the tool declares
 ]
 Capability = Literal[
     "none", "generate", "read_memory", "write_memory", "tool", "files", "children", "processes"
@@ -52,12 +52,14 @@ ROWS = (
     Syscall("wait", process.Wait, process.ProcessExit, "wait", "none"),
     Syscall("signal", process.Signal, process.Signalled, "idempotent", "processes"),
     Syscall("ps", process.Ps, process.ProcessList, "read", "processes"),
+    Syscall("checkpoint", process.Checkpoint, process.Checkpointed, "transactional", "none"),
     Syscall("print", ipc.Print, ipc.Printed, "transactional", "none"),
     Syscall("ask", ipc.Ask, ipc.Answer, "wait", "none"),
     Syscall("now", values.Now, values.Time, "value", "none"),
     Syscall("sleep", values.Sleep, values.Slept, "wait", "none"),
     Syscall("random", values.Random, values.RandomNumber, "value", "none"),
     Syscall("uuid", values.Uuid, values.UuidText, "value", "none"),
+    Syscall("patch", values.Patch, values.Patched, "value", "none"),
     Syscall("read_file", files.ReadFile, files.FileText, "read", "files"),
     Syscall("write_file", files.WriteFile, files.FileWritten, "idempotent", "files"),
     Syscall("list_files", files.ListFiles, files.FileList, "read", "files"),

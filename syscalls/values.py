@@ -1,9 +1,11 @@
-"""Calls for time and chance, which a replay sees again: `now`, `sleep`, `random`, `uuid`."""
+"""Calls for what a replay sees again: `now`, `sleep`, `random`, `uuid`, `patch`."""
 
 from typing import Annotated
 
 import msgspec
 from msgspec import Meta
+
+from .types import Name
 
 MAX_SLEEP_SECONDS = 366 * 86_400.0
 
@@ -46,3 +48,20 @@ class UuidText(msgspec.Struct, frozen=True):
     """A version 4 UUID."""
 
     text: str
+
+
+class Patch(msgspec.Struct, frozen=True):
+    """Ask whether the run takes the app's new way here: it has not been here without this patch.
+
+    `num_children` is how many branches the strand has begun so far. Where the answer is no, the
+    number of the call is the next call's.
+    """
+
+    id: Name
+    num_children: Annotated[int, Meta(ge=0, le=2**53)] = 0
+
+
+class Patched(msgspec.Struct, frozen=True):
+    """Whether it does."""
+
+    applies: bool

@@ -133,8 +133,8 @@ class _Calls:
                             await self._send(fail_request(request, error))
                     case Cancel() as cancel:
                         call = self._process.in_flight.get((cancel.strand, cancel.seq))
-                        if call is not None:
-                            call.cancel()
+                        if call is not None and self._process.next_argv is None:
+                            call.abandon()
                     case Joined() as joined:
                         join(self._process, joined)
                     case Hello():

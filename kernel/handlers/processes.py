@@ -1,8 +1,11 @@
-"""Processes: `spawn`, `wait`, `signal`, `ps`."""
+"""Processes: `spawn`, `wait`, `signal`, `ps`, `checkpoint`."""
+
+import anyio
 
 from llmos.memory.db import Connection
-from llmos.syscalls.errors import E_ARG, E_KERNEL, E_PERM, raise_reply
+from llmos.syscalls.errors import E_ARG, E_BUSY, E_KERNEL, E_PERM, raise_reply
 from llmos.syscalls.process import (
+    Checkpoint,
     PidReply,
     ProcessExit,
     ProcessList,
@@ -12,6 +15,7 @@ from llmos.syscalls.process import (
     Spawn,
     Wait,
 )
+from llmos.syscalls.wire import Deliver
 
 from ..listing import list_processes, read_exit
 from ..machine import Machine
@@ -86,3 +90,22 @@ async def sys_signal(trap: Trap, call: Signal) -> Signalled:
 async def sys_ps(trap: Trap, call: Ps) -> ProcessList:
     """The newest processes."""
     return await list_processes(trap.machine, call.limit)
+
+
+async def sys_checkpoint(trap: Trap, call: Checkpoint) -> None:
+    """Let the app end, for its process to begin anew: see checkpoint.py. There is no reply.
+
+    E_BUSY while other calls are under way, whose endings belong to the old journal.
+    """
+    machine, process = trap.machine, trap.process
+    num_others = sum(not other.scope.cancel_called for other in process.in_flight.values()) - 1
+    if num_others:
+        raise E_BUSY(
+            f"{num_others} other calls are under way; fix: await or cancel them before",
+            field="calls",
+        )
+    process.next_argv = call.argv
+    await trap.send(Deliver("CHECKPOINT"))
+    await machine.clock.sleep(machine.config.kill_grace_seconds)
+    machine.launcher.cut_off(process)
+    await anyio.sleep_forever()

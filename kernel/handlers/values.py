@@ -1,4 +1,4 @@
-"""Time and chance: `now`, `sleep`, `random`, `uuid`; and `getpid`, the null call."""
+"""What a replay sees again: `now`, `sleep`, `random`, `uuid`, `patch`; `getpid`, the null call."""
 
 import secrets
 import uuid
@@ -6,6 +6,8 @@ import uuid
 from llmos.syscalls.process import GetPid, PidReply
 from llmos.syscalls.values import (
     Now,
+    Patch,
+    Patched,
     Random,
     RandomNumber,
     Sleep,
@@ -45,3 +47,8 @@ async def sys_random(trap: Trap, call: Random) -> RandomNumber:
 async def sys_uuid(trap: Trap, call: Uuid) -> UuidText:
     """A version 4 UUID."""
     return UuidText(str(uuid.uuid4()))
+
+
+async def sys_patch(trap: Trap, call: Patch) -> Patched:
+    """A place where the run has not been: the dispatcher answers for one that it went past."""
+    return Patched(applies=True)

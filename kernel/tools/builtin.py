@@ -1,13 +1,15 @@
-"""The tools that every kernel has: calculator, clock, and the files of the workspace."""
+"""The tools that every kernel has: calculator, clock, the files of the workspace, and notes."""
 
 import datetime
 
+from llmos.memory.db import Connection
 from llmos.syscalls.errors import E_TOOL
 
-from ..capability import require_readable, require_writable
+from ..capability import require_readable, require_space, require_writable
 from ..workspace import show_path
 from .calculator import evaluate
-from .registry import MAX_RESULT_CHARS, ToolContext, tool
+from .registry import MAX_RESULT_CHARS
+from .tool import ToolContext, Write, tool
 
 
 @tool("read")
@@ -47,7 +49,32 @@ def write_file(context: ToolContext, path: str, content: str) -> str:
     return f"wrote {context.workspace.write_text(path, content)} bytes to {path}"
 
 
-BUILTIN_TOOLS = (calculator, clock, list_files, read_file, write_file)
+@tool("transactional")
+def remember(context: ToolContext, text: str) -> Write:
+    """Keep a note that later conversations can recall."""
+    rule = context.capabilities.memory
+    require_space("write", rule.write, None)
+    space, at = rule.default_name(), context.clock.now()
+    if not text:
+        raise E_TOOL("there is nothing to remember", field="text")
+
+    def write(connection: Connection) -> str:
+        uid = context.memory.remember(
+            connection,
+            context.tenant,
+            space,
+            text,
+            kind="note",
+            role="",
+            session=str(context.pid),
+            at=at,
+        )
+        return f"remembered as {uid}"
+
+    return write
+
+
+BUILTIN_TOOLS = (calculator, clock, list_files, read_file, write_file, remember)
 
 
 def _find_zone(name: str) -> datetime.tzinfo:

@@ -1,92 +1,30 @@
-"""The registry: a tool's schema, effect and code; calls are decoded, bounded in time and size."""
+"""The registry: the tools by name; their calls are decoded, bounded in time and size, and made."""
 
 import difflib
-import inspect
 from collections.abc import Callable, Iterable
-from typing import Any, Literal, get_type_hints
+from typing import TypeVar
 
 import anyio
 import anyio.to_thread
 import msgspec
 
-from llmos.syscalls.errors import E_ARG, E_TOOL
+from llmos.syscalls.errors import E_ARG, E_IN_DOUBT, E_TOOL, SyscallError
 from llmos.syscalls.tool import ToolResult
 from llmos.syscalls.types import ToolSpec
 
-from ..capability import Capabilities
-from ..clock import Clock
 from ..toml import describe
-from ..workspace import Workspace, show_path
+from ..workspace import show_path
+from .tool import Effect, Reconciled, Tool, ToolContext, Unknown, Write
 
 MAX_RESULT_CHARS = 65_536
 MAX_RUNNING_TOOLS = 16
 _WEIGHT_OF_LAST = 0.3
-
-Effect = Literal["read", "idempotent", "once"]
-
-
-class ToolContext(msgspec.Struct, frozen=True):
-    """What a tool gets of the process that calls it."""
-
-    workspace: Workspace
-    clock: Clock
-    capabilities: Capabilities
+T = TypeVar("T")
 
 
-class Tool(msgspec.Struct, frozen=True):
-    """A tool: what a model sees, what a restart may do with it, and its code.
-
-    "read" may run again, "idempotent" may run again with the same arguments, "once" never.
-    `run` blocks, and raises typed errors alone.
-    """
-
-    spec: ToolSpec
-    effect: Effect
-    arguments: type[msgspec.Struct]
-    run: Callable[[Any, ToolContext], str]
-
-
-def tool(effect: Effect) -> Callable[[Callable[..., str]], Tool]:
-    """Make a Tool of a function of a ToolContext and typed parameters.
-
-    The function's name and docstring are the tool's; the parameters after the first are its
-    arguments.
-    """
-
-    def make(function: Callable[..., str]) -> Tool:
-        arguments = _make_struct(function)
-        description = inspect.cleandoc(function.__doc__ or "")
-        spec = ToolSpec(function.__name__, description, _render_schema(arguments))
-
-        def run(decoded: msgspec.Struct, context: ToolContext) -> str:
-            return function(context, **msgspec.structs.asdict(decoded))
-
-        return Tool(spec, effect, arguments, run)
-
-    return make
-
-
-def _make_struct(function: Callable[..., str]) -> type[msgspec.Struct]:
-    hints = get_type_hints(function)
-    fields: list[tuple[str, type] | tuple[str, type, Any]] = []
-    for parameter in list(inspect.signature(function).parameters.values())[1:]:
-        default = () if parameter.default is parameter.empty else (parameter.default,)
-        fields.append((parameter.name, hints[parameter.name], *default))
-    return msgspec.defstruct(
-        function.__name__, fields, frozen=True, forbid_unknown_fields=True, module=__name__
-    )
-
-
-def _render_schema(arguments: type[msgspec.Struct]) -> str:
-    """The JSON schema as models are shown it: types and what is required, nothing else."""
-    _, components = msgspec.json.schema_components((arguments,))
-    schema = components[arguments.__name__]
-    properties = {
-        name: {key: value for key, value in detail.items() if key != "default"}
-        for name, detail in schema["properties"].items()
-    }
-    shown = {"type": "object", "properties": properties, "required": schema["required"]}
-    return msgspec.json.encode(shown).decode()
+def cut(text: str) -> ToolResult:
+    """A tool's text as its result: at most MAX_RESULT_CHARS of it, which says so if it was more."""
+    return ToolResult(text[:MAX_RESULT_CHARS], len(text) > MAX_RESULT_CHARS)
 
 
 class Registry:
@@ -143,21 +81,45 @@ class Registry:
 
     async def call(
         self, name: str, decoded: msgspec.Struct, context: ToolContext, timeout_seconds: float
-    ) -> ToolResult:
-        """Run a tool in a thread. E_TOOL if it fails or takes too long, E_PERM if it may not.
+    ) -> ToolResult | Write:
+        """Run a tool in a thread; a transactional one only gets ready, and returns its Write.
 
-        A tool that takes too long is left behind: its thread ends when it does.
+        E_TOOL if it fails or takes too long, E_IN_DOUBT if it is a `once` tool that takes too long,
+        E_PERM if it may not. A tool that takes too long is left behind: its thread ends when it
+        does.
         """
         tool = self._find(name)
         with anyio.move_on_after(timeout_seconds):
-            text = await self._run(tool, decoded, context)
-            return ToolResult(text[:MAX_RESULT_CHARS], len(text) > MAX_RESULT_CHARS)
-        raise E_TOOL(f"{name} took longer than {timeout_seconds:g} s")
+            outcome = await self._run(tool.run, decoded, context)
+            return cut(outcome) if isinstance(outcome, str) else outcome
+        slow = f"{name} took longer than {timeout_seconds:g} s"
+        if tool.effect == "once":
+            raise E_IN_DOUBT(f"{slow}, and may still have its effect")
+        raise E_TOOL(slow)
 
-    async def _run(self, tool: Tool, decoded: msgspec.Struct, context: ToolContext) -> str:
+    async def reconcile(
+        self, name: str, decoded: msgspec.Struct, context: ToolContext, timeout_seconds: float
+    ) -> Reconciled:
+        """What became of an interrupted call, as far as the tool can tell."""
+        look_up = self._find(name).reconcile
+        if look_up is None:
+            return Unknown(f"{name} cannot tell")
+        try:
+            with anyio.move_on_after(timeout_seconds):
+                return await self._run(look_up, decoded, context)
+        except SyscallError as error:
+            return Unknown(error.message)
+        return Unknown(f"{name} took longer than {timeout_seconds:g} s to tell")
+
+    async def _run(
+        self,
+        function: Callable[[msgspec.Struct, ToolContext], T],
+        decoded: msgspec.Struct,
+        context: ToolContext,
+    ) -> T:
         try:
             return await anyio.to_thread.run_sync(
-                tool.run, decoded, context, abandon_on_cancel=True, limiter=self._limiter
+                function, decoded, context, abandon_on_cancel=True, limiter=self._limiter
             )
         except E_ARG as error:  # of the tool's own arguments, not of the call
             raise E_TOOL(error.message, field=error.field) from None

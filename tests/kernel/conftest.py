@@ -19,10 +19,11 @@ from llmos.kernel.machine import Birth, Machine
 from llmos.kernel.main import assemble
 from llmos.kernel.manifest import Manifest
 from llmos.kernel.process import Process, ProcessSpec
+from llmos.kernel.replay import count_tokens
 from llmos.kernel.terminal import Terminal
 from llmos.memory import processes
 from llmos.memory.db import Database
-from llmos.memory.journal import JournalRow, load
+from llmos.memory.journal import JournalRow, load, read_output
 from llmos.syscalls.client import System
 from llmos.syscalls.stream import BytesOnlyStream
 from llmos.syscalls.tasks import running
@@ -172,3 +173,9 @@ def make_app(tmp_path: Path) -> MakeApp:
         return f"./{name}"
 
     return make
+
+
+async def begin_replay(machine: Machine, process: Process) -> None:
+    """What the launcher does when an OS process was lost: the journal is to be replayed."""
+    rows, output = await read_rows(machine, process), await read_output(machine.db, process.pid)
+    process.begin_again(rows, await count_tokens(machine.db, rows), len(output))

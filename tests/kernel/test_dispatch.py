@@ -19,7 +19,6 @@ from llmos.syscalls.errors import (
     E_ARG,
     E_CANCELLED,
     E_CONTEXT,
-    E_IN_DOUBT,
     E_KERNEL,
     E_NONDETERMINISM,
     E_PERM,
@@ -292,20 +291,6 @@ async def test_a_replay_that_asks_for_something_else_is_named(
 
     with pytest.raises(E_NONDETERMINISM, match="0:0 was 'random'"):
         await again.now()
-
-
-async def test_an_interrupted_once_tool_is_in_doubt(attach: Attach, machine: Machine) -> None:
-    system, process = await attach()
-    await system.tool("calculator", expression="1 + 1")
-    (row,) = await read_rows(machine, process)
-    interrupted = msgspec.structs.replace(row, state="INTENT", effect="once", result=None)
-
-    process.journaled = {("0", 0): interrupted}
-    process.next_seq = {}
-    again, _ = await attach(again=process)
-
-    with pytest.raises(E_IN_DOUBT):
-        await again.tool("calculator", expression="1 + 1")
 
 
 async def test_the_same_call_draws_the_same_seed_after_a_restart(

@@ -165,3 +165,22 @@ async def test_waiting_for_an_empty_table_ends_with_the_last_process() -> None:
 async def test_an_empty_table_is_not_waited_for() -> None:
     with anyio.fail_after(1):
         await ProcessTable().wait_empty()
+
+
+def test_a_calls_key_is_the_same_after_a_restart_and_no_other_calls() -> None:
+    calls = [("0", 0), ("0", 1), ("0.1", 0)]
+    keys = {make().call_key(*call) for call in calls}
+
+    assert keys == {make().call_key(*call) for call in calls}
+    assert len(keys | {make(2).call_key("0", 0), make(salt="other").call_key("0", 0)}) == 5
+
+
+async def test_who_cancels_a_call_first_decides_whether_its_app_gave_it_up() -> None:
+    given_up, ended = (CallInFlight(CALL, anyio.CancelScope()) for _ in range(2))
+
+    given_up.abandon()
+    given_up.cancel()
+    ended.cancel()
+    ended.abandon()
+
+    assert (given_up.is_abandoned, ended.is_abandoned) == (True, False)

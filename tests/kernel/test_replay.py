@@ -8,15 +8,17 @@ import pytest
 from llmos.kernel.journal import digest_call
 from llmos.kernel.machine import Machine
 from llmos.kernel.replay import (
-    check_interrupted,
+    cancelled_error,
     count_tokens,
     find_recorded,
     recorded_result,
     require_same,
+    was_abandoned,
 )
 from llmos.memory.journal import JournalRow, JournalState, insert_row
 from llmos.syscalls.errors import E_CANCELLED, E_IN_DOUBT, E_NONDETERMINISM, E_TOOL, SyscallError
 from llmos.syscalls.generate import Generate, Generation
+from llmos.syscalls.process import Checkpoint, Checkpointed
 from llmos.syscalls.table import TABLE
 from llmos.syscalls.types import Usage
 from llmos.syscalls.values import Now, Sleep
@@ -53,8 +55,8 @@ def recorded(
     )
 
 
-def require(row: JournalRow, name: str, call: msgspec.Struct) -> None:
-    require_same(row, name, digest_call(call))
+def require(row: JournalRow, name: str, call: msgspec.Struct, code_hash: str = "1") -> None:
+    require_same(row, name, digest_call(call), code_hash)
 
 
 async def test_a_row_that_a_process_came_back_with_is_found_once(
@@ -95,6 +97,28 @@ def test_another_call_is_named() -> None:
         require(recorded(), "now", Now())
 
 
+def test_a_step_of_the_same_code_is_told_where_chance_comes_from() -> None:
+    with pytest.raises(E_NONDETERMINISM, match=r"'now'; fix: take what may differ .* sys\.now"):
+        require(recorded(), "now", Now())
+
+
+def test_other_arguments_are_told_apart_by_their_digests() -> None:
+    given, kept = (digest_call(Sleep(seconds)).hex()[:8] for seconds in (2.0, 1.0))
+
+    with pytest.raises(E_NONDETERMINISM, match=f"digest {given}, in the journal {kept}"):
+        require(recorded(), "sleep", Sleep(2.0))
+
+
+@pytest.mark.parametrize(("name", "call"), [("now", Now()), ("sleep", Sleep(2.0))])
+def test_a_change_of_the_apps_code_is_named(name: str, call: msgspec.Struct) -> None:
+    with pytest.raises(E_NONDETERMINISM) as caught:
+        require(recorded(), name, call, code_hash="2")
+
+    what = "the app's code has changed since that step; fix: keep the old way"
+    assert what in caught.value.message
+    assert caught.value.reply().message == caught.value.message  # it is not cut
+
+
 def test_a_finished_call_has_its_result_again() -> None:
     assert recorded_result(recorded(state="DONE", result=b"\x80")) == b"\x80"
 
@@ -120,17 +144,6 @@ def test_an_interrupted_call_has_no_result() -> None:
     assert recorded_result(recorded()) is None
 
 
-@pytest.mark.parametrize("effect", ["pure", "read", "value", "transactional", "idempotent", "wait"])
-def test_an_interrupted_call_that_may_run_again_does(effect: str) -> None:
-    check_interrupted(None)
-    check_interrupted(recorded(effect=effect))
-
-
-def test_an_interrupted_once_call_is_in_doubt() -> None:
-    with pytest.raises(E_IN_DOUBT, match=r"0:0 was interrupted"):
-        check_interrupted(recorded("tool", effect="once"))
-
-
 async def test_tokens_are_those_of_finished_generations(machine: Machine) -> None:
     done = encode(Generation("hi", (), "stop", Usage(10, 4, 3), "echo", 1))
     rows = [
@@ -143,3 +156,31 @@ async def test_tokens_are_those_of_finished_generations(machine: Machine) -> Non
 
     assert await count_tokens(machine.db, rows) == (20, 6)
     assert await count_tokens(machine.db, []) == (0, 0)
+
+
+async def test_tokens_from_before_a_checkpoint_count(machine: Machine) -> None:
+    first = encode(Checkpointed(("2",), Usage(100, 0, 30)))
+    done = encode(Generation("hi", (), "stop", Usage(10, 4, 3), "echo", 1))
+    rows = [
+        recorded("checkpoint", Checkpoint(("2",)), "DONE", result=first),
+        recorded("generate", Generate(), "DONE", result=done),
+        recorded("checkpoint", Checkpoint(("3",)), "FAILED", error=E_TOOL("x")),
+    ]
+
+    assert await count_tokens(machine.db, rows) == (110, 33)
+
+
+@pytest.mark.parametrize("is_abandoned", [True, False])
+def test_a_call_that_the_app_gave_up_is_told_from_one_that_had_to_end(is_abandoned: bool) -> None:
+    error = cancelled_error(is_abandoned, "so far")
+
+    assert was_abandoned(recorded(state="CANCELLED", error=error)) is is_abandoned
+    assert error.partial == "so far"
+
+
+def test_no_other_ending_is_a_call_that_was_given_up() -> None:
+    error = E_TOOL("x", field="app")
+
+    assert not was_abandoned(recorded())
+    assert not was_abandoned(recorded(state="FAILED", error=error))
+    assert not was_abandoned(recorded(state="DONE", result=b"\x80"))

@@ -5,8 +5,10 @@ import pytest
 
 from llmos.memory.db import Connection, Database
 from llmos.memory.journal import (
+    CHECKPOINT_STRAND,
     JournalRow,
     append_output,
+    begin_anew,
     finish_row,
     insert_row,
     load,
@@ -142,6 +144,65 @@ async def test_a_damaged_call_cannot_be_finished_into_a_sound_one(db: Database) 
 
     with pytest.raises(E_STORAGE, match="damaged"):
         await db.write(lambda c: finish_row(c, 1, "0", 1, "DONE", b"r", None, 9))
+
+
+async def begin(db: Database, pid: int = 1) -> None:
+    await db.write(lambda connection: begin_anew(connection, row(0, pid=pid)))
+
+
+async def test_a_journal_that_begins_anew_holds_the_row_that_says_so(db: Database) -> None:
+    await insert(db, row(1), row(1, strand="0.1"), row(1, pid=2))
+
+    await begin(db)
+
+    assert await load(db, 1) == [row(0, strand=CHECKPOINT_STRAND)]
+    assert await load(db, 2) == [row(1, pid=2)]
+
+
+async def test_it_goes_on_with_the_chain_each_time(db: Database) -> None:
+    await insert(db, row(1), row(2))
+    for _ in range(2):
+        await begin(db)
+        await insert(db, row(1))
+
+    first, second = await load(db, 1)
+    query = "SELECT prev_hash FROM journal"
+    hashes = await db.read(lambda c: list(c.exec_driver_sql(query).scalars()))
+
+    assert (first.strand, first.seq, second.seq) == (CHECKPOINT_STRAND, 1, 1)
+    assert b"" not in hashes
+
+
+async def test_a_row_that_is_missing_behind_a_checkpoint_breaks_the_chain(db: Database) -> None:
+    await begin(db)
+    await insert(db, row(1), row(2), row(3))
+    await damage(db, "DELETE FROM journal WHERE seq = 2")
+
+    with pytest.raises(E_STORAGE, match="chain breaks before call 1/0/3"):
+        await load(db, 1)
+
+
+async def test_the_row_that_a_journal_begins_with_is_missed(db: Database) -> None:
+    await insert(db, row(1))
+    await begin(db)
+    await insert(db, row(2))
+    await damage(db, f"DELETE FROM journal WHERE strand = '{CHECKPOINT_STRAND}'")
+
+    with pytest.raises(E_STORAGE, match="chain breaks before call 1/0/2"):
+        await load(db, 1)
+
+
+async def test_a_journal_that_begins_anew_is_undone_with_its_transaction(db: Database) -> None:
+    await insert(db, row(1))
+
+    def refused(connection: Connection) -> None:
+        begin_anew(connection, row(0))
+        raise E_PERM("no")
+
+    with pytest.raises(E_PERM):
+        await db.write(refused)
+
+    assert await load(db, 1) == [row(1)]
 
 
 async def test_output_comes_back_whole_with_offsets_in_characters(db: Database) -> None:

@@ -5,7 +5,8 @@ import pytest
 from anyio import EndOfStream, Event, create_task_group, fail_after, wait_all_tasks_blocked
 from anyio.lowlevel import checkpoint
 
-from llmos.syscalls.client import MAX_CALLS_AT_ONCE, System, app
+from llmos.syscalls.calls import MAX_CALLS_AT_ONCE
+from llmos.syscalls.client import System, app
 from llmos.syscalls.errors import E_ARG, E_BUSY, E_KERNEL, E_TOOL
 from llmos.syscalls.files import FileText, ReadFile
 from llmos.syscalls.generate import Generate, Generation

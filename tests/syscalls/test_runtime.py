@@ -202,6 +202,67 @@ async def test_term_cancels_main_and_its_finally_blocks_run(
     assert (tmp_path / "cleaned").exists()
 
 
+async def test_branches_end_with_main(
+    make_program: MakeProgram, sockets: tuple[socket.socket, ScriptedKernel], tmp_path: Path
+) -> None:
+    app_end, kernel = sockets
+    program = make_program(
+        f"""
+        async def work(sys):
+            try:
+                await sys.sleep(1000)
+            finally:
+                open({str(tmp_path / "cleaned")!r}, "w").close()
+
+        async def main(sys):
+            sys.start(work(sys))
+            return await sys.getpid()
+        """
+    )
+    await kernel.frames.send(Welcome(5, ()))
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(serve, program, app_end)
+        await kernel.receive()
+        await kernel.reply(await kernel.receive_call(), PidReply(5))
+        frames = [await kernel.receive() for _ in range(3)]
+
+    assert [type(frame) for frame in frames] == [Request, Cancel, Exit]
+    assert frames[-1] == Exit(EXIT_OK, "5")
+    assert (tmp_path / "cleaned").exists()
+
+
+async def test_calls_after_a_signal_are_refused_even_where_a_cancel_does_not_reach(
+    make_program: MakeProgram, sockets: tuple[socket.socket, ScriptedKernel]
+) -> None:
+    app_end, kernel = sockets
+    program = make_program(
+        """
+        import anyio
+
+        async def main(sys):
+            try:
+                await sys.sleep(1000)
+            finally:
+                with anyio.CancelScope(shield=True):
+                    await sys.print("bye")
+        """
+    )
+    await kernel.frames.send(Welcome(5, ()))
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(serve, program, app_end)
+        await kernel.receive()
+        await kernel.receive_call()
+        await kernel.frames.send(Deliver("TERM"))
+        frames = [await kernel.receive() for _ in range(2)]
+
+    assert isinstance(frames[0], Cancel)
+    assert isinstance(frames[1], Exit)
+    assert frames[1].error is not None
+    assert (frames[1].code, frames[1].error.code) == (EXIT_KILLED, "E_CANCELLED")
+
+
 @pytest.mark.parametrize("says_why", [False, True])
 async def test_an_app_whose_kernel_is_gone_cleans_up_and_ends(
     make_program: MakeProgram,

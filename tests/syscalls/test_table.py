@@ -44,6 +44,8 @@ EXAMPLES: tuple[msgspec.Struct, ...] = (
     process.Signal(1, "KILL"),
     process.Signalled(delivered=False),
     process.Ps(),
+    process.Checkpoint(("2", "more")),
+    process.Checkpointed(("2", "more"), Usage(10, 0, 3)),
     process.ProcessList(
         (process.ProcessInfo(1, None, "ask", (), "READY", "echo", 1.0, None, None, None, 0, 0),)
     ),
@@ -58,6 +60,8 @@ EXAMPLES: tuple[msgspec.Struct, ...] = (
     values.Random(),
     values.RandomNumber(0.25),
     values.Uuid(),
+    values.Patch("sum", 2),
+    values.Patched(applies=True),
     values.UuidText("x"),
     files.ReadFile("a.txt"),
     files.FileText("text", more=False),

@@ -9,12 +9,14 @@ import pytest
 from llmos.kernel.capability import Capabilities, FilesRule
 from llmos.kernel.clock import VirtualClock
 from llmos.kernel.tools.builtin import BUILTIN_TOOLS
-from llmos.kernel.tools.registry import MAX_RESULT_CHARS, Registry, ToolContext
+from llmos.kernel.tools.registry import MAX_RESULT_CHARS, Registry
+from llmos.kernel.tools.tool import ToolContext
 from llmos.syscalls.errors import E_PERM, E_TOOL
+from llmos.syscalls.tool import ToolResult
 
 pytestmark = pytest.mark.anyio
 
-# The bundled model was trained on exactly these lines.
+# The bundled model was trained on exactly these lines, but for remember's.
 SHOWN = {
     "calculator": (
         "Evaluate an arithmetic expression.",
@@ -37,13 +39,19 @@ SHOWN = {
         '{"type":"object","properties":{"path":{"type":"string"},"content":{"type":"string"}},'
         '"required":["path","content"]}',
     ),
+    "remember": (
+        "Keep a note that later conversations can recall.",
+        '{"type":"object","properties":{"text":{"type":"string"}},"required":["text"]}',
+    ),
 }
 
 
 async def call(context: ToolContext, name: str, **arguments: Any) -> str:
     registry = Registry(BUILTIN_TOOLS)
     decoded = registry.decode(name, msgspec.json.encode(arguments).decode())
-    return (await registry.call(name, decoded, context, 10)).text
+    result = await registry.call(name, decoded, context, 10)
+    assert isinstance(result, ToolResult)
+    return result.text
 
 
 def test_models_are_shown_exactly_what_the_bundled_one_learned() -> None:
@@ -55,7 +63,8 @@ def test_models_are_shown_exactly_what_the_bundled_one_learned() -> None:
 def test_all_may_run_again_after_a_restart() -> None:
     effects = {t.spec.name: t.effect for t in BUILTIN_TOOLS}
 
-    assert effects == dict.fromkeys(SHOWN, "read") | {"write_file": "idempotent"}
+    changed = {"write_file": "idempotent", "remember": "transactional"}
+    assert effects == dict.fromkeys(SHOWN, "read") | changed
 
 
 async def test_calculator_answers_or_says_why_not(context: ToolContext) -> None:

@@ -7,8 +7,9 @@ import msgspec
 import pytest
 
 from llmos.kernel.tools.builtin import BUILTIN_TOOLS
-from llmos.kernel.tools.registry import MAX_RESULT_CHARS, Registry, ToolContext, tool
-from llmos.syscalls.errors import E_ARG, E_PERM, E_TOOL
+from llmos.kernel.tools.registry import MAX_RESULT_CHARS, Registry
+from llmos.kernel.tools.tool import NotHappened, Reconciled, ToolContext, Unknown, tool
+from llmos.syscalls.errors import E_ARG, E_IN_DOUBT, E_PERM, E_TOOL
 from llmos.syscalls.tool import ToolResult
 
 pytestmark = pytest.mark.anyio
@@ -34,9 +35,27 @@ def refuse(context: ToolContext, denied: bool) -> str:
     raise E_PERM("not you") if denied else E_ARG("not so", field="denied")
 
 
+@tool("once")
+def hang_once(context: ToolContext) -> str:
+    """Never answer, and maybe have an effect."""
+    release.wait()
+    return ""
+
+
+def look_up_slowly(context: ToolContext) -> Reconciled:
+    release.wait()
+    return NotHappened()
+
+
+@tool("once", reconcile=look_up_slowly)
+def look_up(context: ToolContext) -> str:
+    """Be looked up for ever."""
+    return ""
+
+
 @pytest.fixture
 def registry() -> Registry:
-    return Registry((repeat, hang, refuse))
+    return Registry((repeat, hang, refuse, hang_once, look_up))
 
 
 def test_a_function_becomes_a_tool(registry: Registry) -> None:
@@ -110,10 +129,12 @@ async def test_a_result_is_cut_at_the_cap_and_says_so(
     fits = registry.decode("repeat", f'{{"text": "a", "times": {MAX_RESULT_CHARS}}}')
     over = registry.decode("repeat", f'{{"text": "a", "times": {MAX_RESULT_CHARS + 1}}}')
 
-    assert not (await registry.call("repeat", fits, context, 10)).truncated
+    whole = await registry.call("repeat", fits, context, 10)
     cut = await registry.call("repeat", over, context, 10)
 
-    assert (len(cut.text), cut.truncated) == (MAX_RESULT_CHARS, True)
+    assert whole == ToolResult("a" * MAX_RESULT_CHARS, False)
+
+    assert cut == ToolResult("a" * MAX_RESULT_CHARS, True)
 
 
 async def test_a_tool_that_hangs_is_left_behind(registry: Registry, context: ToolContext) -> None:
@@ -122,6 +143,39 @@ async def test_a_tool_that_hangs_is_left_behind(registry: Registry, context: Too
             await registry.call("hang", registry.decode("hang", "{}"), context, 0.01)
     finally:
         release.set()
+
+
+async def test_a_once_tool_that_hangs_is_in_doubt(registry: Registry, context: ToolContext) -> None:
+    release.clear()
+    try:
+        with pytest.raises(E_IN_DOUBT, match="and may still have its effect"):
+            await registry.call("hang_once", registry.decode("hang_once", "{}"), context, 0.01)
+    finally:
+        release.set()
+
+
+async def test_a_tool_that_hangs_while_it_is_looked_up_is_unknown(
+    registry: Registry, context: ToolContext
+) -> None:
+    release.clear()
+    decoded = registry.decode("look_up", "{}")
+    try:
+        found = await registry.reconcile("look_up", decoded, context, 0.01)
+    finally:
+        release.set()
+
+    assert found == Unknown("look_up took longer than 0.01 s to tell")
+    assert await registry.reconcile("look_up", decoded, context, 10) == NotHappened()
+
+
+async def test_a_tool_without_a_way_to_look_it_up_cannot_tell(
+    registry: Registry, context: ToolContext
+) -> None:
+    decoded = registry.decode("hang_once", "{}")
+
+    assert await registry.reconcile("hang_once", decoded, context, 10) == Unknown(
+        "hang_once cannot tell"
+    )
 
 
 async def test_a_cancelled_call_stops_waiting(registry: Registry, context: ToolContext) -> None:
@@ -150,7 +204,7 @@ def test_every_builtin_is_in_a_registry_of_them() -> None:
     registry = Registry(BUILTIN_TOOLS)
 
     assert {registry.spec(tool.spec.name).name for tool in BUILTIN_TOOLS} == {
-        "calculator", "clock", "list_files", "read_file", "write_file",
+        "calculator", "clock", "list_files", "read_file", "write_file", "remember",
     }  # fmt: skip
 
 
