@@ -48,7 +48,7 @@ from .machine import Birth, Machine
 from .manifest import find_app
 from .process import TENANT, Process, ProcessSpec
 from .protocol import Notice
-from .replay import count_tokens
+from .replay import count_outlined_tokens
 from .terminal import Terminal
 from .zygote import Zygote
 
@@ -224,7 +224,7 @@ class Launcher:
     async def _read_past(self, pid: int) -> Past:
         db = self._machine.db
         rows = await load_outline(db, pid)
-        return Past(rows, await count_tokens(db, rows), await read_output(db, pid))
+        return Past(rows, await count_outlined_tokens(db, rows), await read_output(db, pid))
 
     def _deliver_early_signals(self, process: Process) -> None:
         """What was sent before there was an OS process: nothing of it has run yet."""
@@ -326,7 +326,7 @@ class Launcher:
         num_tokens = (record.prompt_tokens, record.completion_tokens)
         with suppress(E_STORAGE):  # a damaged journal keeps nobody from ending its process
             rows = await load_outline(self._machine.db, pid)
-            num_tokens = await count_tokens(self._machine.db, rows)
+            num_tokens = await count_outlined_tokens(self._machine.db, rows)
         await self._write_end(ProcessExit(pid, "killed", EXIT_KILLED, "", text), num_tokens)
         return True
 

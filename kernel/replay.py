@@ -126,13 +126,21 @@ def was_abandoned(recorded: JournalRow) -> bool:
     return _error_decoder.decode(recorded.error).field == ABANDONED
 
 
-async def count_tokens(db: Database, rows: Iterable[JournalRow]) -> tuple[int, int]:
+def count_tokens(rows: Iterable[JournalRow]) -> tuple[int, int]:
     """Prompt and completion tokens of the calls that had finished, and before a checkpoint."""
+    usages = [
+        _used_decoder.decode(row.result).usage
+        for row in rows
+        if row.name in _USING_CALLS and row.result is not None
+    ]
+    return sum(u.prompt_tokens for u in usages), sum(u.completion_tokens for u in usages)
+
+
+async def count_outlined_tokens(db: Database, rows: Iterable[JournalRow]) -> tuple[int, int]:
+    """`count_tokens` of rows whose large bodies are not here, one of which is fetched at a time."""
     num_prompt, num_completion = 0, 0
     for row in rows:
-        if row.name in _USING_CALLS and row.state == "DONE":
-            result = (await fill(db, row) if row.blob is not None else row).result
-            usage = _used_decoder.decode(result or b"").usage
-            num_prompt += usage.prompt_tokens
-            num_completion += usage.completion_tokens
+        here = row if row.blob is None or row.name not in _USING_CALLS else await fill(db, row)
+        prompt_tokens, completion_tokens = count_tokens([here])
+        num_prompt, num_completion = num_prompt + prompt_tokens, num_completion + completion_tokens
     return num_prompt, num_completion

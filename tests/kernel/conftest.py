@@ -178,4 +178,4 @@ def make_app(tmp_path: Path) -> MakeApp:
 async def begin_replay(machine: Machine, process: Process) -> None:
     """What the launcher does when an OS process was lost: the journal is to be replayed."""
     rows, output = await read_rows(machine, process), await read_output(machine.db, process.pid)
-    process.begin_again(rows, await count_tokens(machine.db, rows), len(output))
+    process.begin_again(rows, count_tokens(rows), len(output))

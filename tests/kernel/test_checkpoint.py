@@ -94,7 +94,7 @@ async def test_what_the_process_has_made_and_used_stays(
     assert len(await machine.memory.context_read(process.pid, 1)) == 1
     assert [note.text for note in await system.recall("cat")] == ["my cat is called Miso"]
     assert (process.prompt_tokens, process.completion_tokens) == used
-    assert await count_tokens(machine.db, await read_rows(machine, process)) == used
+    assert count_tokens(await read_rows(machine, process)) == used
     assert used[1] > 0
 
 

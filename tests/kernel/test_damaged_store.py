@@ -7,7 +7,7 @@ import pytest
 from llmos.kernel.listing import list_processes, read_exit
 from llmos.kernel.machine import Machine
 from llmos.kernel.process import Process
-from llmos.kernel.replay import count_tokens
+from llmos.kernel.replay import count_outlined_tokens
 from llmos.memory import processes
 from llmos.memory.journal import append_output, load_outline
 from llmos.syscalls.client import System
@@ -29,7 +29,7 @@ async def come_back(attach: Attach, machine: Machine, process: Process) -> Syste
     """The process's next life, with the journal that it has."""
     await machine.db.flush()
     rows = await load_outline(machine.db, process.pid)
-    process.begin_again(rows, await count_tokens(machine.db, rows), 0)
+    process.begin_again(rows, await count_outlined_tokens(machine.db, rows), 0)
     system, _ = await attach(again=process)
     return system
 

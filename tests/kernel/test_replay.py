@@ -144,7 +144,7 @@ def test_an_interrupted_call_has_no_result() -> None:
     assert recorded_result(recorded()) is None
 
 
-async def test_tokens_are_those_of_finished_generations(machine: Machine) -> None:
+def test_tokens_are_those_of_finished_generations() -> None:
     done = encode(Generation("hi", (), "stop", Usage(10, 4, 3), "echo", 1))
     rows = [
         recorded("generate", Generate(), "DONE", result=done),
@@ -154,11 +154,11 @@ async def test_tokens_are_those_of_finished_generations(machine: Machine) -> Non
         recorded(state="DONE", result=b"\x80"),
     ]
 
-    assert await count_tokens(machine.db, rows) == (20, 6)
-    assert await count_tokens(machine.db, []) == (0, 0)
+    assert count_tokens(rows) == (20, 6)
+    assert count_tokens([]) == (0, 0)
 
 
-async def test_tokens_from_before_a_checkpoint_count(machine: Machine) -> None:
+def test_tokens_from_before_a_checkpoint_count() -> None:
     first = encode(Checkpointed(("2",), Usage(100, 0, 30)))
     done = encode(Generation("hi", (), "stop", Usage(10, 4, 3), "echo", 1))
     rows = [
@@ -167,7 +167,7 @@ async def test_tokens_from_before_a_checkpoint_count(machine: Machine) -> None:
         recorded("checkpoint", Checkpoint(("3",)), "FAILED", error=E_TOOL("x")),
     ]
 
-    assert await count_tokens(machine.db, rows) == (110, 33)
+    assert count_tokens(rows) == (110, 33)
 
 
 @pytest.mark.parametrize("is_abandoned", [True, False])

@@ -18,7 +18,12 @@ from llmos.memory import processes
 from llmos.memory.backup import check_store
 from llmos.memory.db import Database
 from llmos.memory.journal import load, read_output
-from llmos.memory.migrations import STEPS
+from llmos.memory.migrations import (
+    STEPS,
+    keep_large_bodies_apart,
+    prove_contexts_and_notes,
+    prove_processes,
+)
 from llmos.memory.recall import recall
 
 from .old_stores import LARGE, OLDEST, make_old_store
@@ -57,9 +62,13 @@ for last in itertools.count():
     print(path)
 """
 MARKS = {
-    4: "SELECT count(*) FROM pragma_table_info('journal') WHERE name = 'blob'",
-    5: "SELECT count(*) FROM sqlite_master WHERE name = 'extent'",
-    6: "SELECT count(*) FROM pragma_table_info('context') WHERE name = 'num_messages'",
+    STEPS.index(keep_large_bodies_apart) + 1: (
+        "SELECT count(*) FROM pragma_table_info('journal') WHERE name = 'blob'"
+    ),
+    STEPS.index(prove_processes) + 1: "SELECT count(*) FROM sqlite_master WHERE name = 'extent'",
+    STEPS.index(prove_contexts_and_notes) + 1: (
+        "SELECT count(*) FROM pragma_table_info('context') WHERE name = 'num_messages'"
+    ),
 }
 
 
