@@ -1,5 +1,6 @@
 """The machine: the parts that boot puts together, as handlers and gates see them."""
 
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -20,6 +21,7 @@ from .journal import Journal
 from .manifest import Manifest
 from .models import Models
 from .process import Process, ProcessSpec, ProcessTable
+from .protocol import ReplayReport
 from .terminal import Terminal
 from .tools.registry import Registry
 
@@ -60,6 +62,22 @@ class Launcher(Protocol):
 
     async def resume(self, pid: int, terminal: Terminal) -> Process:
         """Bring a process back whose kernel died; E_ARG if there is none to bring back."""
+        ...
+
+    async def fork(
+        self,
+        source: int,
+        at: int,
+        terminal: Terminal,
+        *,
+        model: str | None,
+        sampling: Mapping[str, object],
+    ) -> Process:
+        """Start a process that has made the first `at` calls of another one; E_ARG says why not."""
+        ...
+
+    async def replay(self, pid: int) -> ReplayReport:
+        """Run an app again, answered from its process's journal alone."""
         ...
 
     def signal(self, process: Process, name: SignalName, *, sender: str | None = None) -> None:

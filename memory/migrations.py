@@ -11,7 +11,8 @@ from sqlalchemy import Connection
 
 from llmos.syscalls.errors import E_STORAGE
 
-from .schema import last_commit, metadata
+from .checksum import checksum
+from .schema import context, last_commit, message, metadata
 
 APPLICATION_ID = int.from_bytes(b"LLMO", "big")
 
@@ -40,10 +41,52 @@ def number_commits(connection: Connection) -> None:
     last_commit.create(connection, checkfirst=True)
 
 
+def number_contexts(connection: Connection) -> None:
+    """Step 4: contexts are numbered within their process, where they were numbered over all.
+
+    A context keeps its number, which the journal and the app know. A message that was damaged
+    before stays so: its checksum is made anew only if it held.
+    """
+    if "number" in column_names(connection, "context"):
+        return
+    for old in ("message", "context"):
+        connection.exec_driver_sql(f"ALTER TABLE {old} RENAME TO old_{old}")
+    context.create(connection)
+    message.create(connection)
+    connection.exec_driver_sql(
+        "INSERT INTO context SELECT pid, id, created_at FROM old_context ORDER BY id"
+    )
+    rows = connection.exec_driver_sql(
+        "SELECT pid, context_id, pos, role, old_message.checksum, body"
+        " FROM old_message JOIN old_context ON old_context.id = context_id"
+    )
+    for pid, number, pos, role, proof, body in rows:
+        if proof == checksum(number, pos, body):
+            proof = checksum(pid, number, pos, body)
+        values = (pid, number, pos, role, proof, body)
+        connection.exec_driver_sql("INSERT INTO message VALUES (?, ?, ?, ?, ?, ?)", values)
+    for old in ("message", "context"):
+        connection.exec_driver_sql(f"DROP TABLE old_{old}")
+
+
+def name_writers(connection: Connection) -> None:
+    """Step 5: output names the call that wrote it; of what is older nobody knows."""
+    if "strand" not in column_names(connection, "output"):
+        connection.exec_driver_sql("ALTER TABLE output ADD COLUMN strand TEXT")
+        connection.exec_driver_sql("ALTER TABLE output ADD COLUMN seq INTEGER")
+
+
+def column_names(connection: Connection, table: str) -> set[str]:
+    """The columns that a table has in this file."""
+    return {row.name for row in connection.exec_driver_sql(f"PRAGMA table_info({table})")}
+
+
 STEPS: tuple[Callable[[Connection], None], ...] = (
     create_tables,
     create_search_index,
     number_commits,
+    number_contexts,
+    name_writers,
 )
 
 

@@ -9,6 +9,7 @@ from sqlalchemy import (
     Column,
     Float,
     ForeignKey,
+    ForeignKeyConstraint,
     Index,
     Integer,
     LargeBinary,
@@ -70,20 +71,21 @@ item_source = Table(
 context = Table(
     "context",
     metadata,
-    Column("id", Integer, primary_key=True),
-    Column("pid", Integer, nullable=False),
+    Column("pid", Integer, primary_key=True, autoincrement=False),
+    Column("number", Integer, primary_key=True, autoincrement=False),
     Column("created_at", Float, nullable=False),
-    sqlite_autoincrement=True,
 )
 
 message = Table(
     "message",
     metadata,
-    Column("context_id", ForeignKey("context.id"), primary_key=True),
-    Column("pos", Integer, primary_key=True),
+    Column("pid", Integer, primary_key=True, autoincrement=False),
+    Column("context", Integer, primary_key=True, autoincrement=False),
+    Column("pos", Integer, primary_key=True, autoincrement=False),
     Column("role", Text, nullable=False),
     Column("checksum", LargeBinary, nullable=False),
     Column("body", LargeBinary, nullable=False),
+    ForeignKeyConstraint(["pid", "context"], ["context.pid", "context.number"]),
 )
 
 process = Table(
@@ -136,6 +138,8 @@ output = Table(
     Column("offset_chars", Integer, primary_key=True, autoincrement=False),
     Column("num_chars", Integer, nullable=False),
     Column("text", Text, nullable=False),
+    Column("strand", Text),
+    Column("seq", Integer),
 )
 
 last_commit = Table(
