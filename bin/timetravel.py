@@ -65,7 +65,7 @@ def describe(divergence: Divergence) -> str:
         expected = f"{divergence.expected} (digest {divergence.expected_digest})"
     if divergence.came is not None:
         came = f"{divergence.came} {divergence.came_arguments} (digest {divergence.came_digest})"
-    call = f", call {divergence.number}," if divergence.number is not None else ""
+    call = f" (call {divergence.number})" if divergence.number is not None else ""
     place = f"diverges at step {divergence.step}{call}"
     return f"{place}: the journal has {expected}, the app made {came}; {divergence.why}"
 
