@@ -27,10 +27,11 @@ from .journal import digest_call
 from .machine import Machine
 from .process import Process
 from .protocol import Divergence, ReplayReport
+from .replay import count_tokens
 from .tape import Key, Tape, Turns
 
-HOLD_SECONDS = 0.05  # an app that is silent for so long does not wait for its answers in order
-STALL_SECONDS = 5.0  # one that is, with a call that has no answer, makes no other call
+HOLD_SECONDS = 0.2  # an app that is silent for so long does not wait for its answers in order
+STALL_SECONDS = 5.0  # and one that is, and waits for an answer, makes no other call
 
 
 class OfflineReplay:
@@ -51,12 +52,11 @@ class OfflineReplay:
         self._numbers = {key: number for number, key in enumerate(self._rows, start=1)}
         self._left = dict.fromkeys(self._rows)  # what has not come again
         self._turns = Turns(rows)
-        self._has_parked = False
         self._last_call_at = machine.clock.monotonic()
         self._scope = anyio.CancelScope()
         self._divergence: Divergence | None = None
         self.is_unfinished = record.exit_status in (None, "killed")
-        process.journaled = dict(self._rows)
+        process.begin_again(rows, count_tokens(rows), 0)
 
     async def serve(self, stream: ByteStream, token: str) -> Exit | None:
         """Answer an app's calls until it ends, or until nothing more can be learned from it."""
@@ -76,6 +76,7 @@ class OfflineReplay:
         """Answer a call as the dispatcher does, when its turn has come; or leave it unanswered."""
         key = request.strand, request.seq
         self._last_call_at = machine.clock.monotonic()
+        self._turns.come(key)
 
         async def deliver(value: object) -> None:
             if isinstance(value, Failure) and value.error.code == E_NONDETERMINISM.code:
@@ -93,7 +94,6 @@ class OfflineReplay:
         if key not in self._tape.refused or (row is None and not self.is_unfinished):
             self._diverge(row, request, error.message)
         else:
-            self._has_parked = True
             self._check_off(key)
         await anyio.sleep_forever()
 
@@ -107,11 +107,17 @@ class OfflineReplay:
         clock = self._machine.clock
         while True:
             await clock.sleep(HOLD_SECONDS)
-            silent_seconds = clock.monotonic() - self._last_call_at
+            silent_seconds = clock.monotonic() - self._last_call_at - self._patience_seconds()
             if silent_seconds < HOLD_SECONDS or self._turns.let_one_out():
                 continue
-            if self._has_parked and silent_seconds >= STALL_SECONDS:
-                self._diverge_early("the app makes no more calls; the journal has one more")
+            if silent_seconds >= STALL_SECONDS and self._process.in_flight:
+                self._diverge_early("the app waits, and did not then")
+
+    def _patience_seconds(self) -> float:
+        """How long the app took then to give up a call that it now waits for."""
+        waiting = (self._rows.get(key) for key in self._process.in_flight)
+        given_up = [row for row in waiting if row is not None and row.state == "CANCELLED"]
+        return max(((row.ended_at or 0.0) - row.started_at for row in given_up), default=0.0)
 
     # -- verdict
 
@@ -138,7 +144,9 @@ class OfflineReplay:
         self._scope.cancel()
 
     def _diverge_early(self, why: str) -> None:
-        self._diverge(self._rows[next(iter(self._left))], None, why)
+        """The app makes no more calls; the journal may have one more."""
+        row = next((self._rows[key] for key in self._left), None)
+        self._diverge(row, None, why)
 
     def report(self, ending: Exit | None, last_words: str) -> ReplayReport:
         """What came of it, when `serve` has returned `ending` and the app is gone."""

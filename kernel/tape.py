@@ -68,41 +68,63 @@ class _Unwritable(Entry):
 
 
 class Turns:
-    """Lets answers out in the order of the times at which their calls had ended.
+    """Lets answers out when everything has happened that had happened before them then.
 
-    What a branch did before another one's failure ended it, or before somebody else's message came,
-    it then does again.
+    That is: calls that had begun have come, and calls that had ended are answered. So a branch does
+    again what it did before another one's failure ended it. An end is noted a moment after its
+    answer was sent, so a call that may well have come of an answer is not waited for.
     """
 
     def __init__(self, rows: Iterable[JournalRow]) -> None:
-        ended = [(row.ended_at, (row.strand, row.seq)) for row in rows if row.ended_at is not None]
-        ended.sort(key=lambda one: one[0])  # of equals, the one that began first
-        self._order = deque(key for _, key in ended)
-        self._known = set(self._order)
+        begins = [(row.started_at, True, (row.strand, row.seq)) for row in rows]
+        ends = [
+            (row.ended_at, False, (row.strand, row.seq)) for row in rows if row.ended_at is not None
+        ]
+        events = sorted(begins + ends, key=lambda event: event[:2])  # at one time, ends first
+        self._events = deque((is_begin, key) for _, is_begin, key in events)
+        self._unanswered = {key for _, _, key in ends}
+        self._missing = {key for _, _, key in begins}
         self._held: dict[Key, anyio.Event] = {}
 
+    def come(self, key: Key) -> None:
+        """This call is there."""
+        self._missing.discard(key)
+        self._advance()
+
     async def wait(self, key: Key) -> None:
-        """Wait until all that was answered before this call is; at once if it is not known."""
-        if key not in self._known:
-            return
-        self._known.remove(key)
-        if self._order[0] == key:
-            self._order.popleft()
-            self._let_out()
+        """Wait until it is this call's turn to be answered; at once if it had no answer."""
+        if key not in self._unanswered:
             return
         turn = self._held[key] = anyio.Event()
+        self._advance()
         await turn.wait()
 
-    def _let_out(self) -> None:
-        while self._order and self._order[0] in self._held:
-            self._held.pop(self._order.popleft()).set()
-
     def let_one_out(self) -> bool:
-        """Let the first that waits have its turn; False if none does."""
-        first = next((key for key in self._order if key in self._held), None)
+        """Let the first that waits have its turn, whatever is missing; False if none waits."""
+        first = next((key for _, key in self._events if key in self._held), None)
         if first is None:
             return False
-        self._order.remove(first)
-        self._held.pop(first).set()
-        self._let_out()
+        self._let_out(first)
+        self._advance()
         return True
+
+    def _advance(self) -> None:
+        while self._events:
+            is_begin, key = self._events[0]
+            if is_begin and key in self._missing and not self._may_come_of_held(key[0]):
+                return
+            if not is_begin and key in self._unanswered:
+                if key not in self._held:
+                    return
+                self._let_out(key)
+            self._events.popleft()
+
+    def _let_out(self, key: Key) -> None:
+        self._unanswered.remove(key)
+        self._held.pop(key).set()
+
+    def _may_come_of_held(self, strand: str) -> bool:
+        """Whether an answer is held that this strand, or one above or below it, waits for."""
+        mine = f"{strand}."
+        held = (f"{other}." for other, _ in self._held)
+        return any(mine.startswith(other) or other.startswith(mine) for other in held)

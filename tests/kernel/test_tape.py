@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-import anyio
 import msgspec
 import pytest
+from anyio.abc import TaskGroup
 from anyio.lowlevel import checkpoint
 
 from llmos.kernel.machine import Machine
@@ -12,6 +12,7 @@ from llmos.kernel.tape import Key, Tape, Turns
 from llmos.memory.journal import JournalRow
 from llmos.syscalls.errors import E_ARG, E_NONDETERMINISM
 from llmos.syscalls.table import TABLE
+from llmos.syscalls.tasks import running
 
 from .conftest import make_process
 from .test_replay import recorded
@@ -19,65 +20,92 @@ from .test_replay import recorded
 pytestmark = pytest.mark.anyio
 
 
-def ended(strand: str, seq: int, ended_at: float | None) -> JournalRow:
-    return msgspec.structs.replace(recorded(), strand=strand, seq=seq, ended_at=ended_at)
+def call(
+    strand: str, seq: int, started_at: float, ended_at: float | None = None
+) -> JournalRow:
+    row = msgspec.structs.replace(recorded(), strand=strand, seq=seq, started_at=started_at)
+    return msgspec.structs.replace(row, ended_at=ended_at)
 
 
-async def come(turns: Turns, answered: list[Key], *keys: Key) -> None:
-    """Let calls come one after another; `answered` hears of those that had their turn."""
+class Calls:
+    """Calls that have come and wait for their turns; `answered` are those that had them."""
 
-    async def wait(key: Key) -> None:
-        await turns.wait(key)
-        answered.append(key)
+    def __init__(self, tasks: TaskGroup, *rows: JournalRow) -> None:
+        self.turns = Turns(rows)
+        self.answered: list[Key] = []
+        self._tasks = tasks
 
-    async with anyio.create_task_group() as tasks:
+    async def come(self, *keys: Key) -> list[Key]:
+        """Let calls come; all that are answered by then."""
         for key in keys:
-            tasks.start_soon(wait, key)
+            self.turns.come(key)
+            self._tasks.start_soon(self._wait, key)
+            await self.settle()
+        return self.answered
+
+    async def settle(self) -> None:
+        """Let everybody who can run."""
+        for _ in range(5):
             await checkpoint()
-        for _ in range(10):
-            await checkpoint()
-        tasks.cancel_scope.cancel()
+
+    async def _wait(self, key: Key) -> None:
+        await self.turns.wait(key)
+        self.answered.append(key)
 
 
 async def test_answers_come_in_the_order_of_their_ends() -> None:
-    turns = Turns([ended("0.1", 0, 3.0), ended("0.2", 0, 1.0), ended("0.2", 1, 2.0)])
-    answered: list[Key] = []
+    async with running() as tasks:
+        rows = call("0.1", 0, 1.0, 4.0), call("0.2", 0, 1.0, 2.0), call("0.2", 1, 2.5, 3.0)
+        calls = Calls(tasks, *rows)
 
-    await come(turns, answered, ("0.1", 0), ("0.2", 0), ("0.2", 1))
+        assert await calls.come(("0.1", 0)) == []
+        assert await calls.come(("0.2", 0)) == [("0.2", 0)]
+        assert await calls.come(("0.2", 1)) == [("0.2", 0), ("0.2", 1), ("0.1", 0)]
 
-    assert answered == [("0.2", 0), ("0.2", 1), ("0.1", 0)]
+
+async def test_an_answer_waits_for_calls_that_had_begun_before_it() -> None:
+    async with running() as tasks:
+        calls = Calls(tasks, call("0.1", 0, 1.0, 3.0), call("0.2", 0, 2.0, 4.0))
+
+        assert await calls.come(("0.1", 0)) == []
+        assert await calls.come(("0.2", 0)) == [("0.1", 0), ("0.2", 0)]
 
 
-async def test_of_ends_at_the_same_time_the_first_to_begin_is_first() -> None:
-    turns = Turns([ended("0.1", 0, 1.0), ended("0.2", 0, 1.0)])
-    answered: list[Key] = []
+async def test_an_end_that_was_noted_late_holds_up_nobody() -> None:
+    async with running() as tasks:
+        calls = Calls(tasks, call("0", 0, 1.0, 3.0), call("0", 1, 2.0, 4.0), call("0.1", 0, 2.5, 5.0))
 
-    await come(turns, answered, ("0.2", 0), ("0.1", 0))
+        assert await calls.come(("0", 0)) == [("0", 0)]
+        assert await calls.come(("0", 1)) == [("0", 0), ("0", 1)]
 
-    assert answered == [("0.1", 0), ("0.2", 0)]
+
+async def test_calls_at_one_time_are_answered_as_they_come() -> None:
+    async with running() as tasks:
+        calls = Calls(tasks, call("0", 0, 1.0, 1.0), call("0", 1, 1.0, 1.0))
+
+        assert await calls.come(("0", 0)) == [("0", 0)]
+        assert await calls.come(("0", 1)) == [("0", 0), ("0", 1)]
 
 
 async def test_what_is_not_on_the_tape_waits_for_nobody() -> None:
-    turns = Turns([ended("0", 0, 1.0), ended("0", 1, None)])
-    answered: list[Key] = []
+    async with running() as tasks:
+        calls = Calls(tasks, call("0", 0, 1.0, 2.0), call("0", 1, 3.0))
 
-    await come(turns, answered, ("0", 7), ("0", 1))
-
-    assert answered == [("0", 7), ("0", 1)]
+        assert await calls.come(("0", 7), ("0", 1)) == [("0", 7), ("0", 1)]
 
 
 async def test_the_first_that_waits_can_be_let_out() -> None:
-    turns = Turns([ended("0.1", 0, 1.0), ended("0.2", 0, 2.0), ended("0.3", 0, 3.0)])
-    answered: list[Key] = []
-    assert not turns.let_one_out()
+    rows = call("0.1", 0, 1.0, 2.0), call("0.2", 0, 1.0, 3.0), call("0.3", 0, 1.0, 4.0)
+    async with running() as tasks:
+        calls = Calls(tasks, *rows)
+        assert not calls.turns.let_one_out()
+        assert await calls.come(("0.3", 0), ("0.2", 0)) == []
 
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(come, turns, answered, ("0.3", 0), ("0.2", 0))
-        for _ in range(5):
-            await checkpoint()
-        assert turns.let_one_out()
+        assert calls.turns.let_one_out()
+        await calls.settle()
 
-    assert answered == [("0.2", 0)]
+        assert calls.answered == [("0.2", 0)]
+        assert await calls.come(("0.1", 0)) == [("0.2", 0), ("0.1", 0), ("0.3", 0)]
 
 
 @pytest.mark.parametrize("name", ["print", "tool", "wait", "now", "recall"])
