@@ -101,7 +101,8 @@ class Turns:
 
     def let_one_out(self) -> bool:
         """Let the first that waits have its turn, whatever is missing; False if none waits."""
-        first = next((key for _, key in self._events if key in self._held), None)
+        ends = (key for is_begin, key in self._events if not is_begin)
+        first = next((key for key in ends if key in self._held), None)
         if first is None:
             return False
         self._let_out(first)

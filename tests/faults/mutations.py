@@ -32,7 +32,8 @@ from llmos.syscalls.wire import Failure, Reply, Request
 from tests.kernel.conftest import TOKEN, start
 from tests.kernel.replays import drive, replay, run_once
 
-from .programs import Foresight, Program, make_program, mutate, run as run_program, save
+from .programs import Foresight, Program, make_program, mutate, save
+from .programs import run as run_program
 
 OS_PROCESS_EVERY = 100
 REPORT_EVERY = 100
@@ -88,7 +89,8 @@ async def _run(number: int, seed: int, is_weak: bool, report: Callable[[str], No
         _write_app(folder)
         async with boot(config) as machine:
             for index in range(number):
-                await _play(machine, folder, random.Random(f"{seed}/{index}"), index, is_weak, counts)
+                draw = random.Random(f"{seed}/{index}")
+                await _play(machine, folder, draw, index, is_weak, counts)
                 counts.num_runs += 1
                 if counts.num_runs % REPORT_EVERY == 0:
                     report(f"{counts.num_runs} of {number} runs")
@@ -133,7 +135,9 @@ class Stage:
 
     async def record(self, program: Program) -> Process:
         """Run a program to its end, journaled."""
-        return await run_once(self._machine, self._folder, lambda system: run_program(system, program))
+        return await run_once(
+            self._machine, self._folder, lambda system: run_program(system, program)
+        )
 
     async def replay(self, process: Process, program: Program) -> ReplayReport:
         """Replay a process with this program as its app."""
@@ -179,8 +183,11 @@ class Weak(Stage):
             del process.in_flight[key]
 
         copy = Process(process.pid, None, process.manifest, process.spec, 0.0)
-        serve = lambda stream: serve_app(self._machine, copy, stream, TOKEN, answer)  # noqa: E731
-        await drive(process.pid, lambda system: run_program(system, program), serve)
+        await drive(
+            process.pid,
+            lambda system: run_program(system, program),
+            lambda stream: serve_app(self._machine, copy, stream, TOKEN, answer),
+        )
         return ReplayReport(process.pid, len(rows), len(rows), False, False, None)
 
 
