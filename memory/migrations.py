@@ -11,8 +11,7 @@ from sqlalchemy import Connection
 
 from llmos.syscalls.errors import E_STORAGE
 
-from .checksum import checksum
-from .schema import context, last_commit, message, metadata
+from .schema import last_commit, metadata
 
 APPLICATION_ID = int.from_bytes(b"LLMO", "big")
 
@@ -44,29 +43,14 @@ def number_commits(connection: Connection) -> None:
 def number_contexts(connection: Connection) -> None:
     """Step 4: contexts are numbered within their process, where they were numbered over all.
 
-    A context keeps its number, which the journal and the app know. A message that was damaged
-    before stays so: its checksum is made anew only if it held.
+    Those that are there keep their numbers, which journals and apps know.
     """
-    if "number" in column_names(connection, "context"):
-        return
-    for old in ("message", "context"):
-        connection.exec_driver_sql(f"ALTER TABLE {old} RENAME TO old_{old}")
-    context.create(connection)
-    message.create(connection)
-    connection.exec_driver_sql(
-        "INSERT INTO context SELECT pid, id, created_at FROM old_context ORDER BY id"
-    )
-    rows = connection.exec_driver_sql(
-        "SELECT pid, context_id, pos, role, old_message.checksum, body"
-        " FROM old_message JOIN old_context ON old_context.id = context_id"
-    )
-    for pid, number, pos, role, proof, body in rows:
-        if proof == checksum(number, pos, body):
-            proof = checksum(pid, number, pos, body)
-        values = (pid, number, pos, role, proof, body)
-        connection.exec_driver_sql("INSERT INTO message VALUES (?, ?, ?, ?, ?, ?)", values)
-    for old in ("message", "context"):
-        connection.exec_driver_sql(f"DROP TABLE old_{old}")
+    if "number" not in column_names(connection, "context"):
+        connection.exec_driver_sql("ALTER TABLE context ADD COLUMN number INTEGER")
+        connection.exec_driver_sql("UPDATE context SET number = id")
+        connection.exec_driver_sql(
+            "CREATE UNIQUE INDEX context_number ON context (pid, number)"
+        )
 
 
 def name_writers(connection: Connection) -> None:

@@ -9,7 +9,6 @@ from sqlalchemy import (
     Column,
     Float,
     ForeignKey,
-    ForeignKeyConstraint,
     Index,
     Integer,
     LargeBinary,
@@ -71,21 +70,22 @@ item_source = Table(
 context = Table(
     "context",
     metadata,
-    Column("pid", Integer, primary_key=True, autoincrement=False),
-    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("id", Integer, primary_key=True),
+    Column("pid", Integer, nullable=False),
     Column("created_at", Float, nullable=False),
+    Column("number", Integer, nullable=False),
+    Index("context_number", "pid", "number", unique=True),
+    sqlite_autoincrement=True,
 )
 
 message = Table(
     "message",
     metadata,
-    Column("pid", Integer, primary_key=True, autoincrement=False),
-    Column("context", Integer, primary_key=True, autoincrement=False),
-    Column("pos", Integer, primary_key=True, autoincrement=False),
+    Column("context_id", ForeignKey("context.id"), primary_key=True),
+    Column("pos", Integer, primary_key=True),
     Column("role", Text, nullable=False),
     Column("checksum", LargeBinary, nullable=False),
     Column("body", LargeBinary, nullable=False),
-    ForeignKeyConstraint(["pid", "context"], ["context.pid", "context.number"]),
 )
 
 process = Table(

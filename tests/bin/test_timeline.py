@@ -17,9 +17,8 @@ Event = dict[str, Any]
 def info(pid: int, parent: int | None, start: float, end: float | None) -> ProcessInfo:
     status = None if end is None else "exited"
     state = "READY" if end is None else "ZOMBIE"
-    return ProcessInfo(
-        pid, parent, "app", ("x",), state, "echo", start, end, status, None, 7, 3  # type: ignore[arg-type]
-    )  # fmt: skip
+    about = (pid, parent, "app", ("x",), state, "echo", start, end)
+    return ProcessInfo(*about, status, None, 7, 3)  # type: ignore[arg-type]
 
 
 def row(

@@ -183,7 +183,7 @@ def test_a_success_says_how_far_it_goes(report: ReplayReport, said: str) -> None
     [
         (
             Divergence("0:2", 3, "now", "aa", "random", "bb", "{}", "why"),
-            "step 0:2 (call 3): the journal has now (digest aa), the app made random {} (digest bb)",
+            "step 0:2 (call 3): the journal has now (digest aa), the app made random {} (digest",
         ),
         (
             Divergence("0:2", None, None, None, "now", "bb", "{}", "why"),

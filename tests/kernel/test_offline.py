@@ -1,4 +1,4 @@
-"""An offline replay is answered by its journal alone, and names the first call that is not in it."""
+"""An offline replay is answered by its journal alone, and names the call that is not in it."""
 
 from pathlib import Path
 
@@ -79,7 +79,8 @@ async def test_other_arguments_are_named_with_both_digests(
     report = await replay_main(machine, tmp_path, changed)
 
     at = found(report)
-    assert (at.step, at.number, at.expected, at.came) == ("0:1", 2, "context_create", "context_create")
+    assert (at.step, at.number) == ("0:1", 2)
+    assert (at.expected, at.came) == ("context_create", "context_create")
     assert at.expected_digest != at.came_digest
     assert "Be long." in (at.came_arguments or "")
     assert report.num_replayed == 1

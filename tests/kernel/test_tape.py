@@ -73,7 +73,8 @@ async def test_an_answer_waits_for_calls_that_had_begun_before_it() -> None:
 
 async def test_an_end_that_was_noted_late_holds_up_nobody() -> None:
     async with running() as tasks:
-        calls = Calls(tasks, call("0", 0, 1.0, 3.0), call("0", 1, 2.0, 4.0), call("0.1", 0, 2.5, 5.0))
+        rows = call("0", 0, 1.0, 3.0), call("0", 1, 2.0, 4.0), call("0.1", 0, 2.5, 5.0)
+        calls = Calls(tasks, *rows)
 
         assert await calls.come(("0", 0)) == [("0", 0)]
         assert await calls.come(("0", 1)) == [("0", 0), ("0", 1)]

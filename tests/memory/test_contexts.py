@@ -112,7 +112,7 @@ async def test_a_damaged_message_is_named_and_not_served(db: Database, change: s
 async def test_a_message_that_was_moved_to_another_context_is_not_served(db: Database) -> None:
     first = await make(db, 1, SYSTEM, QUESTION)
     second = await make(db, 1, SYSTEM)
-    move = f"UPDATE message SET context = {second} WHERE context = {first} AND pos = 1"
+    move = f"UPDATE message SET context_id = {second} WHERE context_id = {first} AND pos = 1"
     await db.write(lambda c: c.exec_driver_sql(move).rowcount)
 
     with pytest.raises(E_STORAGE, match=f"message 1 of context {second} of process 1"):

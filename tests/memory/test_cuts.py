@@ -26,7 +26,7 @@ Made = Callable[[Connection], msgspec.Struct | None]
 
 
 async def do(
-    db: Database, seq: int, name: str, made: Made = lambda connection: None, state: JournalState = "DONE"
+    db: Database, seq: int, name: str, made: Made, state: JournalState = "DONE"
 ) -> None:
     """One call of process 1: its effect and its row in one transaction, as the kernel does it."""
 
