@@ -16,7 +16,7 @@ import anyio
 from anyio import to_thread
 
 from llmos.memory.journal import load
-from llmos.syscalls.errors import E_ARG, E_LIMIT
+from llmos.syscalls.errors import E_ARG, E_KERNEL, E_LIMIT
 from llmos.syscalls.runtime import Program
 from llmos.syscalls.stream import BytesOnlyStream, SocketStream
 from llmos.syscalls.tasks import side_by_side
@@ -104,10 +104,12 @@ async def _serve(
 
 @asynccontextmanager
 async def _reaped(zygote: Zygote, name: int) -> AsyncIterator[None]:
-    """Whatever happens, the OS process is gone afterwards."""
+    """Whatever happens, the OS process is gone afterwards. E_KERNEL if its zygote died under it."""
     try:
         yield
     finally:
         with anyio.CancelScope(shield=True):
             zygote.send_signal(name, signal.SIGKILL)
-            await zygote.wait(name)
+            status = await zygote.wait(name)
+        if status is None:
+            raise E_KERNEL("the zygote died during the replay; fix: try again")
