@@ -82,7 +82,7 @@ def _grow(
     yield (*times, tokens, state, depth * INDENT + command)
     for row in one.rows:
         level = depth + 1 + row.strand.count(".")
-        branches = f" ×{row.num_branches}" if row.num_branches > 1 else ""
+        branches = f" x{row.num_branches}" if row.num_branches > 1 else ""
         name = f"{level * INDENT}{row.strand}:{row.seq} {row.name}{branches}"
         tokens = _show_tokens(row.prompt_tokens, row.completion_tokens)
         yield (*_show_times(row.started_at, row.ended_at, began), tokens, row.state, name)

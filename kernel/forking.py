@@ -6,7 +6,6 @@ is waited for, mail that is waited for, a `once` tool of which nobody knows whet
 Other calls without an ending are left out, and made anew.
 """
 
-import os
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,6 +21,7 @@ from .listing import decode_spec, require_record
 from .machine import Birth, Machine
 from .manifest import find_app
 from .sampling import require_valid
+from .workspace import require_folder
 
 SALT_BYTES = 16
 TIED = {"wait": "waits for a child", "receive": "waits for mail"}
@@ -37,8 +37,7 @@ async def plan_fork(
     record = await require_record(machine, pid)
     require_valid(sampling)
     spec = decode_spec(record)
-    if not os.path.isdir(spec.workspace):
-        raise E_ARG(f"there is no folder {spec.workspace}", field="workspace")
+    require_folder(spec.workspace)
     changed = msgspec.structs.replace(
         spec,
         salt=secrets.token_hex(SALT_BYTES),

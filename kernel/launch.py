@@ -5,7 +5,6 @@ reap, write how it ended, tell who waits.
 """
 
 import logging
-import os
 import secrets
 import shlex
 import signal
@@ -51,6 +50,7 @@ from .protocol import Notice, ReplayReport
 from .replay import count_tokens
 from .rerun import rerun
 from .terminal import Terminal
+from .workspace import require_folder
 from .zygote import Zygote, open_sockets
 
 MAX_PROCESSES = 200
@@ -91,7 +91,7 @@ class Launcher:
     ) -> Birth:
         """Check what can be wrong with a new process. Raises E_ARG, E_PERM, E_LIMIT or E_KERNEL."""
         self._require_room()
-        _require_folder(workspace)
+        require_folder(workspace)
         manifest = find_app(app, Path(workspace))
         capabilities = manifest.capabilities
         if parent is not None:
@@ -154,7 +154,7 @@ class Launcher:
             )
         self._machine.degraded.require_store()
         spec = decode_spec(record)
-        _require_folder(spec.workspace)
+        require_folder(spec.workspace)
         past = await self._read_past(pid)
         manifest = find_app(spec.app, Path(spec.workspace))
         self._require_gone(pid)  # somebody else may have been faster
@@ -446,8 +446,3 @@ def _again(record: ProcessRecord) -> str:
     """The command that starts an app anew."""
     spec = decode_spec(record)
     return f"llmos run {shlex.join((spec.app, *shorten(spec.argv)))}"
-
-
-def _require_folder(workspace: str) -> None:
-    if not os.path.isdir(workspace):
-        raise E_ARG(f"there is no folder {workspace}", field="workspace")

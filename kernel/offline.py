@@ -7,7 +7,7 @@ under it: a call that had no answer then has none now, and with the last row the
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
+from copy import copy
 
 import anyio
 import msgspec
@@ -44,8 +44,8 @@ class OfflineReplay:
         self, machine: Machine, process: Process, record: ProcessRecord, rows: Sequence[JournalRow]
     ) -> None:
         self._tape = Tape(machine.db, machine.clock)
-        self._machine = replace(machine, journal=self._tape)
-        self._machine.launcher = machine.launcher
+        self._machine = copy(machine)
+        self._machine.journal = self._tape
         self._process = process
         self._record = record
         self._rows = {(row.strand, row.seq): row for row in rows}
@@ -63,9 +63,7 @@ class OfflineReplay:
         async with running() as tasks:
             tasks.start_soon(self._watch)
             with self._scope:
-                return await serve_app(
-                    self._machine, self._process, stream, token, self._answer
-                )
+                return await serve_app(self._machine, self._process, stream, token, self._answer)
         return None
 
     # -- calls
@@ -81,8 +79,8 @@ class OfflineReplay:
         async def deliver(value: object) -> None:
             if isinstance(value, Failure) and value.error.code == E_NONDETERMINISM.code:
                 await self._refuse(request, value.error)
-            await self._turns.wait(key)
-            await send(value)
+            async with self._turns.turn(key):
+                await send(value)
 
         await dispatch(machine, process, request, again, deliver)
         self._check_off(key)

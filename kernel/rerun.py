@@ -16,7 +16,7 @@ import anyio
 from anyio import to_thread
 
 from llmos.memory.journal import load
-from llmos.syscalls.errors import E_ARG, E_KERNEL, E_LIMIT
+from llmos.syscalls.errors import E_KERNEL, E_LIMIT
 from llmos.syscalls.runtime import Program
 from llmos.syscalls.stream import BytesOnlyStream, SocketStream
 from llmos.syscalls.tasks import side_by_side
@@ -31,6 +31,7 @@ from .offline import OfflineReplay
 from .process import Process
 from .protocol import ReplayReport
 from .terminal import NOBODY
+from .workspace import require_folder
 from .zygote import Zygote, open_sockets
 
 TOKEN_BYTES = 16
@@ -45,8 +46,7 @@ async def rerun(machine: Machine, zygote: Zygote, pid: int) -> ReplayReport:
     """
     record = await require_record(machine, pid)
     spec = decode_spec(record)
-    if not os.path.isdir(spec.workspace):
-        raise E_ARG(f"there is no folder {spec.workspace}", field="workspace")
+    require_folder(spec.workspace)
     rows = await load(machine.db, pid)
     manifest = find_app(spec.app, Path(spec.workspace))
     process = Process(pid, record.parent, manifest, spec, machine.clock.now())
@@ -58,9 +58,7 @@ async def rerun(machine: Machine, zygote: Zygote, pid: int) -> ReplayReport:
     return replay.report(ending, log.last_words())
 
 
-async def _run(
-    zygote: Zygote, process: Process, replay: OfflineReplay, log: AppLog
-) -> Exit | None:
+async def _run(zygote: Zygote, process: Process, replay: OfflineReplay, log: AppLog) -> Exit | None:
     """One OS process from fork to reap; its last frame."""
     token, name = secrets.token_hex(TOKEN_BYTES), next(_names)
     module, function, folder = process.manifest.program()

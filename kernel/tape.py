@@ -5,7 +5,8 @@ before it has had any effect: that is the one rule of an offline replay.
 """
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
 
 import anyio
 
@@ -85,32 +86,40 @@ class Turns:
         self._unanswered = {key for _, _, key in ends}
         self._missing = {key for _, _, key in begins}
         self._held: dict[Key, anyio.Event] = {}
+        self._is_taken = False  # somebody has the turn
 
     def come(self, key: Key) -> None:
         """This call is there."""
         self._missing.discard(key)
         self._advance()
 
-    async def wait(self, key: Key) -> None:
-        """Wait until it is this call's turn to be answered; at once if it had no answer."""
+    @asynccontextmanager
+    async def turn(self, key: Key) -> AsyncIterator[None]:
+        """Wait for this call's turn to be answered, and have it while the context lasts.
+
+        At once if the call had no answer then.
+        """
         if key not in self._unanswered:
+            yield
             return
         turn = self._held[key] = anyio.Event()
         self._advance()
         await turn.wait()
+        yield
+        self._is_taken = False
+        self._advance()
 
     def let_one_out(self) -> bool:
-        """Let the first that waits have its turn, whatever is missing; False if none waits."""
+        """Let the first that waits have its turn, whatever is missing; False if none may."""
         ends = (key for is_begin, key in self._events if not is_begin)
         first = next((key for key in ends if key in self._held), None)
-        if first is None:
+        if first is None or self._is_taken:
             return False
         self._let_out(first)
-        self._advance()
         return True
 
     def _advance(self) -> None:
-        while self._events:
+        while self._events and not self._is_taken:
             is_begin, key = self._events[0]
             if is_begin and key in self._missing and not self._may_come_of_held(key[0]):
                 return
@@ -123,6 +132,7 @@ class Turns:
     def _let_out(self, key: Key) -> None:
         self._unanswered.remove(key)
         self._held.pop(key).set()
+        self._is_taken = True
 
     def _may_come_of_held(self, strand: str) -> bool:
         """Whether an answer is held that this strand, or one above or below it, waits for."""

@@ -62,9 +62,7 @@ def read(
 
 def count_messages(connection: Connection, pid: int) -> dict[int, int]:
     """How many messages each context of a process has, by its number."""
-    return {
-        row.number: row.num_messages for row in connection.exec_driver_sql(COUNT, (pid,))
-    }
+    return {row.number: row.num_messages for row in connection.exec_driver_sql(COUNT, (pid,))}
 
 
 def copy(connection: Connection, source: int, target: int, lengths: Mapping[int, int]) -> None:

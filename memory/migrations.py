@@ -48,9 +48,7 @@ def number_contexts(connection: Connection) -> None:
     if "number" not in column_names(connection, "context"):
         connection.exec_driver_sql("ALTER TABLE context ADD COLUMN number INTEGER")
         connection.exec_driver_sql("UPDATE context SET number = id")
-        connection.exec_driver_sql(
-            "CREATE UNIQUE INDEX context_number ON context (pid, number)"
-        )
+        connection.exec_driver_sql("CREATE UNIQUE INDEX context_number ON context (pid, number)")
 
 
 def name_writers(connection: Connection) -> None:

@@ -2,6 +2,7 @@
 
 import json
 from collections import defaultdict
+from itertools import pairwise
 from typing import Any
 
 from llmos.bin.timeline import Calls, make_timeline
@@ -63,7 +64,7 @@ def require_form(events: list[Event]) -> None:
     timed = [event["ts"] for event in events if event["ph"] != "M"]
     assert timed == sorted(timed)
     for track in slices(events).values():
-        for before, after in zip(track, track[1:], strict=False):
+        for before, after in pairwise(track):
             inside = after["ts"] + after["dur"] <= before["ts"] + before["dur"]
             assert inside or before["ts"] + before["dur"] <= after["ts"]
 
@@ -111,7 +112,7 @@ def test_the_tree_has_children_below_their_spawn_and_branches_below_their_strand
 
     assert [line[-1] for line in lines] == [
         "1 app x",
-        "  0:1 generate ×3",
+        "  0:1 generate x3",
         "  0:2 spawn",
         "    2 app x",
         "      0:1 ask",

@@ -6,7 +6,6 @@ from contextlib import aclosing, suppress
 from pathlib import Path
 
 import anyio
-from anyio.abc import UNIXSocketStream
 from anyio.lowlevel import checkpoint
 
 from llmos.kernel.gates.app import serve_app
@@ -20,7 +19,7 @@ from llmos.memory.journal import load
 from llmos.syscalls.client import System
 from llmos.syscalls.errors import SyscallError
 from llmos.syscalls.runtime import EXIT_CODES, EXIT_FAILED, result_text
-from llmos.syscalls.stream import BytesOnlyStream
+from llmos.syscalls.stream import BytesOnlyStream, SocketStream
 from llmos.syscalls.tasks import running
 from llmos.syscalls.wire import GONE, PROTOCOL_VERSION, ByteStream, Exit, FrameStream, Hello
 
@@ -57,14 +56,13 @@ async def run_main(stream: ByteStream, pid: int, main: Main) -> None:
 async def drive(pid: int, main: Main, serve: Serve) -> Exit | None:
     """Run main at one end of a socket and serve it at the other."""
     ours, theirs = socket.socketpair()
-    async with anyio.create_task_group() as tasks:
-        app_end = await UNIXSocketStream.from_socket(theirs)
+    async with (
+        aclosing(await BytesOnlyStream.adopt(ours)) as kernel_end,
+        aclosing(await SocketStream.adopt(theirs)) as app_end,
+        running() as tasks,
+    ):
         tasks.start_soon(run_main, app_end, pid, main)
-        async with aclosing(await BytesOnlyStream.adopt(ours)) as kernel_end:
-            ending = await serve(kernel_end)
-        tasks.cancel_scope.cancel()
-    await app_end.aclose()
-    return ending
+        return await serve(kernel_end)
 
 
 async def run_once(

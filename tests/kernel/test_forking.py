@@ -97,9 +97,7 @@ async def test_a_fork_of_a_fork_keeps_what_was_overridden(
     assert "one two / five six" in await read_output(machine.db, second.pid)
 
 
-async def test_another_model_generates_from_the_step_on(
-    machine: Machine, talked: Process
-) -> None:
+async def test_another_model_generates_from_the_step_on(machine: Machine, talked: Process) -> None:
     forked = await fork(machine, talked.pid, 4, model="no-such-model")
 
     assert (await finish(forked))[:2] == ("failed", 4)

@@ -20,9 +20,7 @@ from .test_replay import recorded
 pytestmark = pytest.mark.anyio
 
 
-def call(
-    strand: str, seq: int, started_at: float, ended_at: float | None = None
-) -> JournalRow:
+def call(strand: str, seq: int, started_at: float, ended_at: float | None = None) -> JournalRow:
     row = msgspec.structs.replace(recorded(), strand=strand, seq=seq, started_at=started_at)
     return msgspec.structs.replace(row, ended_at=ended_at)
 
@@ -49,8 +47,8 @@ class Calls:
             await checkpoint()
 
     async def _wait(self, key: Key) -> None:
-        await self.turns.wait(key)
-        self.answered.append(key)
+        async with self.turns.turn(key):
+            self.answered.append(key)
 
 
 async def test_answers_come_in_the_order_of_their_ends() -> None:

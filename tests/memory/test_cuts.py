@@ -25,9 +25,7 @@ pytestmark = pytest.mark.anyio
 Made = Callable[[Connection], msgspec.Struct | None]
 
 
-async def do(
-    db: Database, seq: int, name: str, made: Made, state: JournalState = "DONE"
-) -> None:
+async def do(db: Database, seq: int, name: str, made: Made, state: JournalState = "DONE") -> None:
     """One call of process 1: its effect and its row in one transaction, as the kernel does it."""
 
     def operation(connection: Connection) -> None:
