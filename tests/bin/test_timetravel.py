@@ -1,7 +1,6 @@
 """`llmos inspect`, `replay` and `fork` as people use them."""
 
 import json
-from collections.abc import Iterator
 
 import click
 import pytest
@@ -167,13 +166,14 @@ def test_an_override_that_is_none_is_a_usage_error(word: str) -> None:
         parse_override(word)
 
 
-def reports() -> Iterator[tuple[ReplayReport, str]]:
-    yield ReplayReport(1, 3, 3, False, False, None), "the same 3 calls again, to the same end"
-    yield ReplayReport(1, 3, 3, True, False, None), "as far as its journal goes"
-    yield ReplayReport(1, 3, 3, False, True, None), "its code has changed meanwhile"
-
-
-@pytest.mark.parametrize(("report", "said"), reports())
+@pytest.mark.parametrize(
+    ("report", "said"),
+    [
+        (ReplayReport(1, 3, 3, False, False, None), "the same 3 calls again, to the same end"),
+        (ReplayReport(1, 3, 3, True, False, None), "as far as its journal goes"),
+        (ReplayReport(1, 3, 3, False, True, None), "its code has changed meanwhile"),
+    ],
+)
 def test_a_success_says_how_far_it_goes(report: ReplayReport, said: str) -> None:
     assert said in describe_success(report)
 

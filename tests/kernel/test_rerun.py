@@ -20,7 +20,7 @@ from .test_launch import finish
 pytestmark = pytest.mark.anyio
 BODY = """
 number = await sys_.random()
-await sys_.tool("write_file", path="out.txt", content="x")
+await sys_.generate("one two")
 await sys_.print("said", words)
 return f"{number} {await sys_.getpid()}"
 """
