@@ -7,7 +7,6 @@ Other calls without an ending are left out, and made anew.
 """
 
 import secrets
-from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
@@ -20,16 +19,14 @@ from llmos.syscalls.errors import E_ARG
 from .listing import decode_spec, require_record
 from .machine import Birth, Machine
 from .manifest import find_app
-from .sampling import require_valid
+from .sampling import Overrides, require_valid
 from .workspace import require_folder
 
 SALT_BYTES = 16
 TIED = {"wait": "waits for a child", "receive": "waits for mail"}
 
 
-async def plan_fork(
-    machine: Machine, pid: int, model: str | None, sampling: Mapping[str, object]
-) -> Birth:
+async def plan_fork(machine: Machine, pid: int, model: str | None, sampling: Overrides) -> Birth:
     """The process that a fork of this one will be.
 
     E_ARG for an unknown process, a sampling field that is wrong, an app or a folder that is gone.

@@ -8,7 +8,6 @@ import logging
 import secrets
 import shlex
 import signal
-from collections.abc import Mapping
 from contextlib import aclosing
 from pathlib import Path
 from typing import NamedTuple
@@ -49,6 +48,7 @@ from .process import TENANT, Process, ProcessSpec
 from .protocol import Notice, ReplayReport
 from .replay import count_tokens
 from .rerun import rerun
+from .sampling import Overrides
 from .terminal import Terminal
 from .workspace import require_folder
 from .zygote import Zygote, open_sockets
@@ -169,7 +169,7 @@ class Launcher:
         terminal: Terminal,
         *,
         model: str | None,
-        sampling: Mapping[str, object],
+        sampling: Overrides,
     ) -> Process:
         """Start a process that has made the first `at` calls of another one.
 

@@ -1,6 +1,5 @@
 """The machine: the parts that boot puts together, as handlers and gates see them."""
 
-from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -22,6 +21,7 @@ from .manifest import Manifest
 from .models import Models
 from .process import Process, ProcessSpec, ProcessTable
 from .protocol import ReplayReport
+from .sampling import Overrides
 from .terminal import Terminal
 from .tools.registry import Registry
 
@@ -71,7 +71,7 @@ class Launcher(Protocol):
         terminal: Terminal,
         *,
         model: str | None,
-        sampling: Mapping[str, object],
+        sampling: Overrides,
     ) -> Process:
         """Start a process that has made the first `at` calls of another one; E_ARG says why not."""
         ...

@@ -1,6 +1,5 @@
 """Sampling that a person has overridden: fields that stand in for what the app asks for."""
 
-from collections.abc import Mapping
 from typing import Annotated
 
 import msgspec
@@ -14,14 +13,14 @@ Overrides = Annotated[dict[str, Override], Meta(max_length=32)]
 FIELDS = tuple(field.name for field in msgspec.structs.fields(Sampling))
 
 
-def override(sampling: Sampling, overrides: Mapping[str, object]) -> Sampling:
+def override(sampling: Sampling, overrides: Overrides) -> Sampling:
     """What an app asks for, with the fields of `overrides`, which `require_valid` has let pass."""
     if not overrides:
         return sampling
     return msgspec.convert(msgspec.structs.asdict(sampling) | overrides, Sampling)
 
 
-def require_valid(overrides: Mapping[str, object]) -> None:
+def require_valid(overrides: Overrides) -> None:
     """E_ARG naming the field that Sampling does not have, or whose value is out of its bounds."""
     for name, value in overrides.items():
         field = f"sampling.{name}"

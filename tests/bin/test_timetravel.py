@@ -32,9 +32,8 @@ generate = { models = ["*"] }
 """
 
 
-@pytest.fixture
-def greeted(llmos: Llmos) -> Llmos:
-    """llmos with a process 1 that has ended after five calls."""
+def greet(llmos: Llmos) -> Llmos:
+    """Let process 1 run and end after five calls."""
     folder = llmos.work / "greet"
     folder.mkdir()
     (folder / "app.toml").write_text(MANIFEST)
@@ -42,6 +41,12 @@ def greeted(llmos: Llmos) -> Llmos:
     ran = llmos.run("run", "--model", "echo", "./greet", "Ada")
     assert ran.returncode == 0, ran.stderr
     return llmos
+
+
+@pytest.fixture(scope="module")
+def greeted(tmp_path_factory: pytest.TempPathFactory) -> Llmos:
+    """llmos with an ended process 1, for tests that change nothing."""
+    return greet(Llmos(tmp_path_factory.mktemp("greeted")))
 
 
 def change(llmos: Llmos, old: str, new: str) -> None:
@@ -56,7 +61,8 @@ def test_a_replay_that_fits_is_quiet_and_exits_with_0(greeted: Llmos) -> None:
     assert ran.stderr == "llmos: process 1 made the same 5 calls again, to the same end\n"
 
 
-def test_a_replay_that_diverges_names_the_step_and_exits_with_1(greeted: Llmos) -> None:
+def test_a_replay_that_diverges_names_the_step_and_exits_with_1(llmos: Llmos) -> None:
+    greeted = greet(llmos)
     change(greeted, "and all", "or all")
 
     ran = greeted.run("replay", "1")
@@ -78,7 +84,8 @@ def test_the_log_numbers_calls_for_fork_and_inspect(greeted: Llmos) -> None:
     assert any(line.split()[:3] == ["3", "0", "2"] for line in logged.splitlines())
 
 
-def test_a_fork_goes_its_own_way_from_a_step_on(greeted: Llmos) -> None:
+def test_a_fork_goes_its_own_way_from_a_step_on(llmos: Llmos) -> None:
+    greeted = greet(llmos)
     ran = greeted.run("fork", "1", "--at", "2", "--set", "max_tokens=2")
     first, second = json.loads(greeted.run("ps", "--json").stdout)
 
@@ -130,7 +137,8 @@ def test_a_mistake_is_one_or_two_lines_and_its_exit_code(
 
 
 @pytest.mark.slow
-def test_the_daemon_replays_and_forks_what_it_runs(greeted: Llmos) -> None:
+def test_the_daemon_replays_and_forks_what_it_runs(llmos: Llmos) -> None:
+    greeted = greet(llmos)
     assert greeted.run("start").returncode == 0
     try:
         ran = greeted.run("run", "-d", "--model", "echo", "ask", "!slow 100 " + "word " * 1000)

@@ -71,13 +71,12 @@ async def test_a_running_process_is_replayed_beside_itself(
     process = await start(machine, make_app("app", body), tmp_path)
     while len(await load(machine.db, process.pid)) < 2:
         await anyio.lowlevel.checkpoint()
-    os_pid = machine.launcher.os_pid(process.pid)
 
     report = await machine.launcher.replay(process.pid)
 
     assert (report.num_replayed, report.is_unfinished, report.divergence) == (2, True, None)
-    assert machine.launcher.os_pid(process.pid) == os_pid
-    assert process.exit is None
+    assert machine.table.get(process.pid) is process
+    assert process.visible_state() == "WAITING"
 
 
 async def test_a_process_that_was_left_behind_is_replayed(

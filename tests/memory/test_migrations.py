@@ -1,6 +1,7 @@
 """The steps from an empty file to this version's schema."""
 
 import sqlite3
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -62,7 +63,7 @@ async def make_old_store(path: Path, *pids: int) -> None:
     """A store of step 3, with a context of each process, numbered over all of them."""
     db = Database.open(path)
     for pid in pids:
-        await db.write(lambda c, pid=pid: create(c, pid, (Message("user", f"of {pid}"),)))
+        await db.write(partial(create, pid=pid, messages=(Message("user", f"of {pid}"),)))
     await db.aclose()
     with sqlite3.connect(path) as old:
         old.execute("DROP INDEX context_number")
