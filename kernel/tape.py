@@ -102,9 +102,13 @@ class Turns:
         if key not in self._unanswered:
             yield
             return
-        turn = self._held[key] = anyio.Event()
-        self._advance()
-        await turn.wait()
+        if not self._is_taken and self._events[0] == (False, key):
+            self._unanswered.remove(key)
+            self._is_taken = True
+        else:
+            turn = self._held[key] = anyio.Event()
+            self._advance()
+            await turn.wait()
         yield
         self._is_taken = False
         self._advance()
