@@ -127,7 +127,8 @@ class _Calls:
         if self._follower is None:
             self._workers.start_soon(self._work)
         else:
-            self._follower.set_result(None)
+            if not self._follower.done():  # cancelled with all the others, as this one will be
+                self._follower.set_result(None)
             self._follower = None
 
     async def _receive_call(self) -> tuple[Request, bool] | None:
