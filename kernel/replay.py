@@ -21,7 +21,8 @@ from .process import Process, Reach
 
 ABANDONED = "app"
 NOWHERE = Reach(0, 0)
-_USING_CALLS = frozenset({"generate", "score", "embed", "checkpoint"})
+MODEL_CALLS = frozenset({"generate", "score", "embed"})
+_USING_CALLS = MODEL_CALLS | {"checkpoint"}
 
 
 class _Used(msgspec.Struct):

@@ -6,9 +6,13 @@ from pathlib import Path
 import pytest
 from sqlalchemy import create_engine, inspect
 
+from llmos.memory.contexts import create, read
 from llmos.memory.db import Database
+from llmos.memory.journal import read_output
 from llmos.memory.migrations import APPLICATION_ID
 from llmos.memory.schema import metadata
+
+from .old_stores import make_old_store
 
 pytestmark = pytest.mark.anyio
 
@@ -53,3 +57,16 @@ async def test_opening_again_changes_nothing(tmp_path: Path) -> None:
     await Database.open(path).aclose()
 
     assert path.read_bytes() == before
+
+
+async def test_contexts_of_an_old_store_keep_their_numbers(tmp_path: Path) -> None:
+    path = tmp_path / "memory.db"
+    make_old_store(path)
+
+    db = Database.open(path)
+
+    found = await db.read(lambda c: [read(c, 1, 1), read(c, 2, 2)])
+    assert [messages[0].content for messages in found] == ["hi", "hi"]
+    assert await db.write(lambda c: [create(c, 1, ()), create(c, 2, ())]) == [2, 3]
+    assert await read_output(db, 2) == "héllo world"
+    await db.aclose()
