@@ -154,6 +154,8 @@ def look_quickly(path: Path, timeout_seconds: float) -> bool:
 
     E_STORAGE says what is damaged.
     """
+    if path.stat().st_size == 0:
+        raise E_STORAGE("it is empty, and no store is")
     deadline = time.monotonic() + timeout_seconds
     try:
         with closing(open_read_only(path)) as driver:

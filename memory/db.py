@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
+from types import TracebackType
 from typing import TypeVar, cast
 
 import anyio
@@ -75,9 +76,9 @@ class Database:
         a store, or comes from a newer version.
         """
         require_local(path)
-        claim_file(path)
         connection = None
         try:
+            claim_file(path)
             connection = writer_engine(path).connect()
             prepare(connection)
         except STORE_ERRORS as error:
@@ -172,7 +173,7 @@ class Database:
         if self._closed:
             raise E_STORAGE("the store is closed")
         try:
-            with self._readers.begin() as connection:
+            with self._readers.begin() as connection, Discard(connection):
                 return query(connection)
         except STORE_ERRORS as error:
             raise storage_error(error) from error
@@ -197,6 +198,29 @@ class Database:
         close(self._connection)
 
 
+class Discard:
+    """Gives a reader's connection up when its query fails.
+
+    A statement that was left half way stays open as long as the error that was raised is kept, and
+    as long as it is open the connection sees the state of that moment.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if error is not None:
+            self._connection.invalidate()
+
+
 def nothing(connection: Connection) -> None:
     """The operation that is only waited for."""
 
@@ -213,20 +237,38 @@ async def wait(entry: Entry) -> object:
 
 
 def claim_file(path: Path) -> None:
-    """Make sure that `path` exists and is its owner's alone.
+    """Make sure that `path` is a file and its owner's alone; a new one is a whole store at once.
 
-    It is never opened once SQLite has it: closing any descriptor of the file would drop the
-    locks that SQLite holds on it.
+    So an empty file is one that lost what it held, and never the beginning of a store. The file is
+    never opened once SQLite has it: closing any descriptor of it would drop the locks that SQLite
+    holds on it.
     """
     try:
-        if path.exists():
-            path.chmod(0o600)
-        else:
-            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+        if not path.exists():
+            make_file(path)
+        elif path.is_file() and path.stat().st_size == 0:
+            raise E_STORAGE(
+                "it is empty, and no store is; fix: llmos db restore FILE, or remove it"
+            )
+        path.chmod(0o600)
     except OSError as error:
-        raise E_STORAGE(
-            f"cannot open {path}: {error.strerror}; name a folder that exists and is yours"
-        ) from error
+        raise E_STORAGE(f"{error.strerror}; name a folder that exists and is yours") from error
+
+
+def make_file(path: Path) -> None:
+    """Make a store under another name, and give it its own when it is whole."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part.unlink(missing_ok=True)
+    os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+    try:
+        with writer_engine(part).connect() as connection:
+            prepare(connection)
+        part.rename(path)
+    finally:
+        part.unlink(missing_ok=True)
+    folder = os.open(path.parent, os.O_RDONLY)
+    os.fsync(folder)
+    os.close(folder)
 
 
 def writer_engine(path: Path) -> Engine:

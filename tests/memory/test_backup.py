@@ -158,15 +158,16 @@ def test_the_log_of_a_store_that_was_killed_is_kept_and_not_taken_for_the_new_on
     assert len(values(kept, 4)) > len(wanted)
 
 
-def test_a_store_that_cannot_be_read_any_more_is_kept_as_it_is(path: Path) -> None:
+@pytest.mark.parametrize("content", [b"no database " * 1000, b""])
+def test_a_store_that_cannot_be_read_any_more_is_kept_as_it_is(path: Path, content: bytes) -> None:
     back_up(path, path.with_name("backup"))
     wanted = values(path)
-    path.write_bytes(b"no database " * 1000)
+    path.write_bytes(content)
 
     kept = restore(path, path.with_name("backup"))
 
     assert kept is not None
-    assert kept.read_bytes() == b"no database " * 1000
+    assert kept.read_bytes() == content
     assert values(path) == wanted
 
 

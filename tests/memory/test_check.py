@@ -78,6 +78,9 @@ def test_damaged_pages_are_found(path: Path) -> None:
 def test_a_quick_look_says_whether_it_saw_all(path: Path) -> None:
     assert look_quickly(path, 10.0)
     assert look_quickly(path, -1.0) in (True, False)
+    path.write_bytes(b"")
+    with pytest.raises(E_STORAGE, match="it is empty"):
+        look_quickly(path, 10.0)
 
 
 def test_a_file_that_is_no_store_cannot_be_checked(tmp_path: Path) -> None:

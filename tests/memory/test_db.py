@@ -100,6 +100,22 @@ async def test_a_read_is_one_snapshot_below_sqlalchemy_too(db: Database) -> None
     assert await db.read(query) == (2, 2)
 
 
+async def test_a_read_that_failed_half_way_leaves_no_old_snapshot_behind(db: Database) -> None:
+    for name in "abc":
+        await db.write(add(name))
+
+    def fail(connection: Connection) -> None:
+        rows = driver_of(connection).execute("SELECT name FROM space")
+        raise E_ARG(next(rows)[0], field="name")
+
+    with pytest.raises(E_ARG) as kept:
+        await db.read(fail)
+    await db.write(add("d"))
+
+    assert [await db.read(names) for _ in range(8)] == [["a", "b", "c", "d"]] * 8
+    assert kept.value.message == "a"
+
+
 async def test_writes_keep_their_order_whoever_waits(db: Database) -> None:
     db.write_nowait(add("a"))
     db.write_nowait(add("b"))

@@ -3,6 +3,7 @@
 import sqlite3
 from pathlib import Path
 
+import anyio
 import pytest
 from sqlalchemy import create_engine, inspect
 
@@ -11,6 +12,7 @@ from llmos.memory.db import Database
 from llmos.memory.journal import read_output
 from llmos.memory.migrations import APPLICATION_ID
 from llmos.memory.schema import metadata
+from llmos.syscalls.errors import E_STORAGE
 
 from .old_stores import make_old_store
 
@@ -40,13 +42,21 @@ async def test_a_file_that_stopped_after_the_first_step_is_brought_on(tmp_path: 
     await db.aclose()
 
 
-async def test_an_empty_file_becomes_a_store(tmp_path: Path) -> None:
+async def test_a_file_that_lost_all_it_held_is_no_new_store(tmp_path: Path) -> None:
     path = tmp_path / "memory.db"
     path.touch()
 
-    await Database.open(path).aclose()
+    with pytest.raises(E_STORAGE, match=r"it is empty.*; fix: llmos db restore FILE"):
+        Database.open(path)
+
+
+def test_a_new_file_is_marked_as_ours(tmp_path: Path) -> None:
+    path = tmp_path / "memory.db"
+
+    anyio.run(Database.open(path).aclose)
 
     assert path.read_bytes()[68:72] == APPLICATION_ID.to_bytes(4, "big")
+    assert [each.name for each in tmp_path.iterdir()] == ["memory.db"]
 
 
 async def test_opening_again_changes_nothing(tmp_path: Path) -> None:
