@@ -5,6 +5,7 @@ import textwrap
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import anyio
 import msgspec
@@ -56,6 +57,7 @@ APP_HEADER = (
 )
 MakeApp = Callable[[str, str], str]
 Attach = Callable[..., Awaitable[tuple[System, Process]]]
+Main = Callable[[System], Awaitable[Any]]
 
 
 @pytest.fixture
@@ -179,3 +181,13 @@ async def begin_replay(machine: Machine, process: Process) -> None:
     """What the launcher does when an OS process was lost: the journal is to be replayed."""
     rows, output = await read_rows(machine, process), await read_output(machine.db, process.pid)
     process.begin_again(rows, count_tokens(rows), len(output))
+
+
+async def run_twice(machine: Machine, process: Process, main: Main) -> list[Any]:
+    """What an app's main returns, and what it returns once more when it replays its journal."""
+    results = []
+    for _ in range(2):
+        async with open_system(machine, process) as system:
+            results.append(await main(system))
+        await begin_replay(machine, process)
+    return results

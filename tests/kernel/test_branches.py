@@ -1,5 +1,7 @@
 """Started branches over a kernel: their rows, and a replay whoever is first."""
 
+from pathlib import Path
+
 import anyio
 import pytest
 
@@ -7,7 +9,7 @@ from llmos.kernel.machine import Machine
 from llmos.syscalls.client import System
 from llmos.syscalls.errors import E_CANCELLED
 
-from .conftest import Attach, begin_replay, read_rows
+from .conftest import Attach, begin_replay, make_process, read_rows, run_twice
 
 pytestmark = pytest.mark.anyio
 
@@ -34,7 +36,7 @@ async def test_a_replay_gives_every_branch_what_it_had_whoever_is_first(
 
 
 async def test_a_branch_that_was_cancelled_ends_where_it_did_in_a_replay(
-    attach: Attach, machine: Machine
+    machine: Machine, tmp_path: Path
 ) -> None:
     async def main(sys: System) -> str:
         branch = sys.start(sys.sleep(1000.0))
@@ -45,37 +47,34 @@ async def test_a_branch_that_was_cancelled_ends_where_it_did_in_a_replay(
         await sys.random()
         return caught.value.code
 
-    system, process = await attach()
-    first = await main(system)
-    assert {row.state for row in await read_rows(machine, process)} == {"DONE", "CANCELLED"}
-
-    await begin_replay(machine, process)
-    again, _ = await attach(again=process)
+    process = await make_process(machine, tmp_path)
 
     with anyio.fail_after(20):
-        assert await main(again) == first
-    assert len(await read_rows(machine, process)) == 3
+        first, second = await run_twice(machine, process, main)
+
+    assert first == second == "E_CANCELLED"
+    states = [row.state for row in await read_rows(machine, process)]
+    assert sorted(states) == ["CANCELLED", "DONE", "DONE"]
 
 
 async def test_a_timeout_of_the_apps_own_comes_again_in_a_replay(
-    attach: Attach, machine: Machine
+    machine: Machine, tmp_path: Path
 ) -> None:
     async def main(sys: System) -> tuple[bool, float]:
         with anyio.move_on_after(0.05) as scope:
             await sys.sleep(1000.0)
         return scope.cancelled_caught, await sys.random()
 
-    system, process = await attach()
-    first = await main(system)
-    await begin_replay(machine, process)
-    again, _ = await attach(again=process)
+    process = await make_process(machine, tmp_path)
 
-    assert await main(again) == first
+    first, second = await run_twice(machine, process, main)
+
+    assert first == second
     assert first[0]
     assert [row.state for row in await read_rows(machine, process)] == ["CANCELLED", "DONE"]
 
 
-async def test_the_loser_of_a_race_loses_again(attach: Attach, machine: Machine) -> None:
+async def test_the_loser_of_a_race_loses_again(machine: Machine, tmp_path: Path) -> None:
     async def main(sys: System) -> list[str]:
         done: list[str] = []
 
@@ -88,10 +87,9 @@ async def test_the_loser_of_a_race_loses_again(attach: Attach, machine: Machine)
             await sys.gather(run("slow", 1000.0, scope), run("fast", 0.0, scope))
         return done
 
-    system, process = await attach()
-    first = await main(system)
-    await begin_replay(machine, process)
-    again, _ = await attach(again=process)
+    process = await make_process(machine, tmp_path)
 
     with anyio.fail_after(20):
-        assert await main(again) == first == ["fast"]
+        first, second = await run_twice(machine, process, main)
+
+    assert first == second == ["fast"]

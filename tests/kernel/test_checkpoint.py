@@ -31,7 +31,7 @@ from llmos.syscalls.wire import (
     encode,
 )
 
-from .conftest import TOKEN, Attach, begin_replay, make_process, open_gate, read_rows
+from .conftest import TOKEN, Attach, begin_replay, make_process, open_gate, read_rows, run_twice
 
 pytestmark = pytest.mark.anyio
 _from_kernel = msgspec.msgpack.Decoder(FromKernel)
@@ -164,7 +164,7 @@ async def test_a_crash_after_leaves_a_process_that_has_begun_anew(
 
 
 async def test_it_is_refused_while_other_calls_are_under_way_and_again_in_a_replay(
-    attach: Attach, machine: Machine
+    machine: Machine, process: Process
 ) -> None:
     async def main(sys: System) -> str:
         branch = sys.start(sys.sleep(1000.0))
@@ -172,17 +172,12 @@ async def test_it_is_refused_while_other_calls_are_under_way_and_again_in_a_repl
         with pytest.raises(E_BUSY, match="1 other calls are under way; fix: ") as caught:
             await sys.checkpoint("2")
         branch.cancel()
-        await branch.wait_ended()
-        await sys.random()
         assert caught.value.field == "calls"
         return str(caught.value)
 
-    system, process = await attach()
-    first = await main(system)
-    await begin_replay(machine, process)
-    again, _ = await attach(again=process)
+    first, second = await run_twice(machine, process, main)
 
-    assert await main(again) == first
+    assert first == second
     assert process.next_argv is None
 
 
