@@ -30,8 +30,9 @@ from .protocol import Divergence, ReplayReport
 from .replay import count_tokens
 from .tape import Key, Tape, Turns
 
-HOLD_SECONDS = 0.2  # an app that is silent for so long does not wait for its answers in order
-STALL_SECONDS = 5.0  # and one that is, and waits for an answer, makes no other call
+TICK_SECONDS = 0.05
+HOLD_TICKS = 4  # an app that is silent for so long does not wait for its answers in order
+STALL_TICKS = 100  # and one that is, and waits for an answer, makes no other call
 
 
 class OfflineReplay:
@@ -52,7 +53,8 @@ class OfflineReplay:
         self._numbers = {key: number for number, key in enumerate(self._rows, start=1)}
         self._left = dict.fromkeys(self._rows)  # what has not come again
         self._turns = Turns(rows)
-        self._last_call_at = machine.clock.monotonic()
+        self._num_calls = 0
+        self._unknown: dict[Key, tuple[Request, str]] = {}  # calls that were not made then
         self._scope = anyio.CancelScope()
         self._divergence: Divergence | None = None
         self.is_unfinished = record.exit_status in (None, "killed")
@@ -73,7 +75,7 @@ class OfflineReplay:
     ) -> None:
         """Answer a call as the dispatcher does, when its turn has come; or leave it unanswered."""
         key = request.strand, request.seq
-        self._last_call_at = machine.clock.monotonic()
+        self._num_calls += 1
         self._turns.come(key)
 
         async def deliver(value: object) -> None:
@@ -86,11 +88,17 @@ class OfflineReplay:
         self._check_off(key)
 
     async def _refuse(self, request: Request, error: ErrorReply) -> None:
-        """Never returns: the call was never answered then, or it was not made then."""
+        """Never returns: the call is another one, or was never answered then, or not made.
+
+        A branch that another one is about to end may make one call more than then, so that a call
+        that was not made counts when the app waits for it and does nothing else.
+        """
         key = request.strand, request.seq
         row = self._rows.get(key)
-        if key not in self._tape.refused or (row is None and not self.is_unfinished):
+        if key not in self._tape.refused:
             self._diverge(row, request, error.message)
+        elif row is None and not self.is_unfinished:
+            self._unknown[key] = (request, error.message)
         else:
             self._check_off(key)
         await anyio.sleep_forever()
@@ -101,15 +109,28 @@ class OfflineReplay:
             self._scope.cancel()
 
     async def _watch(self) -> None:
-        """See when the app is silent: then it waits for an answer, or will make no other call."""
-        clock = self._machine.clock
+        """See when the app is silent: then it waits for an answer, or will make no other call.
+
+        Moments are counted, not time: on a busy machine this task may have slept for long.
+        """
+        num_silent = num_calls = 0
         while True:
-            await clock.sleep(HOLD_SECONDS)
-            silent_seconds = clock.monotonic() - self._last_call_at - self._patience_seconds()
-            if silent_seconds < HOLD_SECONDS or self._turns.let_one_out():
-                continue
-            if silent_seconds >= STALL_SECONDS and self._process.in_flight:
+            await self._machine.clock.sleep(TICK_SECONDS)
+            num_silent = num_silent + 1 if self._num_calls == num_calls else 0
+            num_calls = self._num_calls
+            num_ticks = num_silent - int(self._patience_seconds() / TICK_SECONDS)
+            if num_ticks >= HOLD_TICKS and self._turns.let_one_out():
+                num_silent = 0
+            elif num_ticks >= HOLD_TICKS and (unknown := self._find_awaited()):
+                self._diverge(None, *unknown)
+            elif num_ticks >= STALL_TICKS and self._process.in_flight:
                 self._diverge_early("the app waits, and did not then")
+
+    def _find_awaited(self) -> tuple[Request, str] | None:
+        """A call that was not made then and that the app has not given up since."""
+        calls = self._process.in_flight
+        awaited = (key for key in self._unknown if not calls[key].scope.cancel_called)
+        return next((self._unknown[key] for key in awaited), None)
 
     def _patience_seconds(self) -> float:
         """How long the app took then to give up a call that it now waits for."""
@@ -161,7 +182,12 @@ class OfflineReplay:
         )
 
     def _compare_end(self, ending: Exit | None, last_words: str) -> None:
-        """The app ended by itself: all calls must have come, and the end must be the same."""
+        """The app ended by itself: all calls must have come, and the end must be the same.
+
+        A branch that another one ended may lack its last call, which it gave up.
+        """
+        for key in [key for key in self._left if self._rows[key].state == "CANCELLED"]:
+            del self._left[key]
         if self._left:
             self._diverge_early("the app ended before it made this call")
         elif not self.is_unfinished:

@@ -5,7 +5,7 @@ before it has had any effect: that is the one rule of an offline replay.
 """
 
 from collections import deque
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 import anyio
@@ -72,19 +72,13 @@ class Turns:
     """Lets answers out when everything has happened that had happened before them then.
 
     That is: calls that had begun have come, and calls that had ended are answered. So a branch does
-    again what it did before another one's failure ended it. An end is noted a moment after its
-    answer was sent, so a call that may well have come of an answer is not waited for.
+    again what it did before another one's failure ended it.
     """
 
-    def __init__(self, rows: Iterable[JournalRow]) -> None:
-        begins = [(row.started_at, True, (row.strand, row.seq)) for row in rows]
-        ends = [
-            (row.ended_at, False, (row.strand, row.seq)) for row in rows if row.ended_at is not None
-        ]
-        events = sorted(begins + ends, key=lambda event: event[:2])  # at one time, ends first
-        self._events = deque((is_begin, key) for _, is_begin, key in events)
-        self._unanswered = {key for _, _, key in ends}
-        self._missing = {key for _, _, key in begins}
+    def __init__(self, rows: Sequence[JournalRow]) -> None:
+        self._events = deque(order_events(rows))
+        self._unanswered = {key for is_begin, key in self._events if not is_begin}
+        self._missing = {key for is_begin, key in self._events if is_begin}
         self._held: dict[Key, anyio.Event] = {}
         self._is_taken = False  # somebody has the turn
 
@@ -125,7 +119,7 @@ class Turns:
     def _advance(self) -> None:
         while self._events and not self._is_taken:
             is_begin, key = self._events[0]
-            if is_begin and key in self._missing and not self._may_come_of_held(key[0]):
+            if is_begin and key in self._missing:
                 return
             if not is_begin and key in self._unanswered:
                 if key not in self._held:
@@ -138,8 +132,26 @@ class Turns:
         self._held.pop(key).set()
         self._is_taken = True
 
-    def _may_come_of_held(self, strand: str) -> bool:
-        """Whether an answer is held that this strand, or one above or below it, waits for."""
-        mine = f"{strand}."
-        held = (f"{other}." for other, _ in self._held)
-        return any(mine.startswith(other) or other.startswith(mine) for other in held)
+
+def order_events(rows: Sequence[JournalRow]) -> list[tuple[bool, Key]]:
+    """Begins (True) and ends of calls as they came; at one time, ends first.
+
+    A begin is moved up to the answer that it came of, the last one in its strand and those below
+    it: what else happened in between, it did not wait for, and may have been ended by.
+    """
+    events = [(row.started_at, True, (row.strand, row.seq)) for row in rows]
+    events += [
+        (row.ended_at, False, (row.strand, row.seq)) for row in rows if row.ended_at is not None
+    ]
+    events.sort(key=lambda event: event[:2])
+    last_answers: dict[str, float] = {}
+    moved = []
+    for time, is_begin, (strand, seq) in events:
+        moved.append(
+            (last_answers.get(strand, time) if is_begin else time, is_begin, (strand, seq))
+        )
+        while not is_begin and strand:
+            last_answers[strand] = time
+            strand = strand.rpartition(".")[0]
+    moved.sort(key=lambda event: event[:2])
+    return [(is_begin, key) for _, is_begin, key in moved]

@@ -276,6 +276,34 @@ async def test_a_call_that_had_no_answer_must_be_the_same(machine: Machine, tmp_
     assert (at.step, at.expected, at.came) == ("0:0", "sleep", "sleep")
 
 
+async def test_a_branch_that_is_ended_may_make_a_call_more_or_less(
+    machine: Machine, tmp_path: Path
+) -> None:
+    async def fail(system: System, after: int) -> None:
+        for _ in range(after):
+            await system.now()
+        await system.tool("calculator", expression="1 / 0")
+
+    async def race(system: System, num_calls: int) -> str:
+        async def work() -> None:
+            for _ in range(num_calls):
+                await system.random()
+            await system.sleep(1000)
+
+        try:
+            await system.gather(fail(system, 3), work())
+        except E_TOOL:
+            return "failed"
+        return "no"
+
+    for num_calls in (0, 2, 5):
+        process = await run_once(machine, tmp_path, lambda system, n=num_calls: race(system, n))
+
+        report = await replay(machine, process, lambda system, n=num_calls: race(system, n))
+
+        assert report.divergence is None
+
+
 async def test_an_app_that_waits_for_ever_where_its_journal_goes_on_is_named(
     machine: Machine, tmp_path: Path
 ) -> None:

@@ -69,13 +69,13 @@ async def test_an_answer_waits_for_calls_that_had_begun_before_it() -> None:
         assert await calls.come(("0.2", 0)) == [("0.1", 0), ("0.2", 0)]
 
 
-async def test_an_end_that_was_noted_late_holds_up_nobody() -> None:
+async def test_a_call_is_waited_for_from_the_answer_on_that_it_came_of() -> None:
+    rows = call("0.1", 0, 1.0, 3.0), call("0.2", 0, 1.0, 2.0), call("0.2", 1, 3.5, 4.0)
     async with running() as tasks:
-        rows = call("0", 0, 1.0, 3.0), call("0", 1, 2.0, 4.0), call("0.1", 0, 2.5, 5.0)
         calls = Calls(tasks, *rows)
 
-        assert await calls.come(("0", 0)) == [("0", 0)]
-        assert await calls.come(("0", 1)) == [("0", 0), ("0", 1)]
+        assert await calls.come(("0.1", 0), ("0.2", 0)) == [("0.2", 0)]
+        assert await calls.come(("0.2", 1)) == [("0.2", 0), ("0.1", 0), ("0.2", 1)]
 
 
 async def test_calls_at_one_time_are_answered_as_they_come() -> None:
