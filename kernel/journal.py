@@ -55,10 +55,9 @@ class Entry:
         else:
             self._journal.db.write_nowait(lambda connection: insert_row(connection, row))
 
-    def end_in(self, connection: Connection, state: Ending, body: bytes) -> None:
+    def end_in(self, connection: Connection, state: Ending, body: bytes, ended_at: float) -> None:
         """Write the ending inside a transaction of the caller's."""
         result, error = (body, None) if state == "DONE" else (None, body)
-        ended_at = self._journal.clock.now()
         row = self._row
         if self._begun:
             finish_row(connection, row.pid, row.strand, row.seq, state, result, error, ended_at)
@@ -71,7 +70,10 @@ class Entry:
     def end(self, state: Ending, body: bytes) -> None:
         """Queue the ending; it is durable before anything that is written after it."""
         self.is_queued = True
-        self._journal.db.write_nowait(lambda connection: self.end_in(connection, state, body))
+        ended_at = self._journal.clock.now()  # its reply goes out before it is written
+        self._journal.db.write_nowait(
+            lambda connection: self.end_in(connection, state, body, ended_at)
+        )
 
     def fail(self, error: ErrorReply, state: Ending = "FAILED") -> None:
         """Queue an error as the ending.
@@ -87,7 +89,7 @@ class Entry:
 
         def transaction(connection: Connection) -> bytes:
             result = effect(connection)
-            self.end_in(connection, "DONE", result)
+            self.end_in(connection, "DONE", result, self._journal.clock.now())
             return result
 
         return await self._write(transaction, keep=self._begun)

@@ -5,11 +5,9 @@ reap, write how it ended, tell who waits.
 """
 
 import logging
-import os
 import secrets
 import shlex
 import signal
-import socket
 from contextlib import aclosing
 from pathlib import Path
 from typing import NamedTuple
@@ -41,15 +39,19 @@ from llmos.syscalls.wire import Deliver, Exit, encode_frame
 from .applog import AppLog
 from .capability import narrow
 from .codehash import identify_code
+from .forking import copy_past, plan_fork
 from .gates.app import serve_app
 from .listing import decode_spec, shorten
 from .machine import Birth, Machine
 from .manifest import find_app
 from .process import TENANT, Process, ProcessSpec
-from .protocol import Notice
+from .protocol import Notice, ReplayReport
 from .replay import count_tokens
+from .rerun import rerun
+from .sampling import Overrides
 from .terminal import Terminal
-from .zygote import Zygote
+from .workspace import require_folder
+from .zygote import Zygote, open_sockets
 
 MAX_PROCESSES = 200
 TOKEN_BYTES = 16
@@ -88,14 +90,8 @@ class Launcher:
         parent: Process | None,
     ) -> Birth:
         """Check what can be wrong with a new process. Raises E_ARG, E_PERM, E_LIMIT or E_KERNEL."""
-        if len(self._machine.table) + len(self._unborn) >= MAX_PROCESSES:
-            raise E_LIMIT(
-                f"{MAX_PROCESSES} processes live, which is the limit; fix: wait for one to end",
-                field="processes",
-            )
-        self._zygote.require_working()
-        self._machine.degraded.require_store()
-        _require_folder(workspace)
+        self._require_room()
+        require_folder(workspace)
         manifest = find_app(app, Path(workspace))
         capabilities = manifest.capabilities
         if parent is not None:
@@ -113,6 +109,16 @@ class Launcher:
         birth = Birth(manifest, parent.pid if parent is not None else None, spec)
         self._unborn[id(birth)] = birth
         return birth
+
+    def _require_room(self) -> None:
+        """E_LIMIT, E_KERNEL or E_STORAGE when no new process can be started."""
+        if len(self._machine.table) + len(self._unborn) >= MAX_PROCESSES:
+            raise E_LIMIT(
+                f"{MAX_PROCESSES} processes live, which is the limit; fix: wait for one to end",
+                field="processes",
+            )
+        self._zygote.require_working()
+        self._machine.degraded.require_store()
 
     def record(self, connection: Connection, birth: Birth) -> int:
         """Write the new process's record; returns its pid."""
@@ -148,13 +154,44 @@ class Launcher:
             )
         self._machine.degraded.require_store()
         spec = decode_spec(record)
-        _require_folder(spec.workspace)
+        require_folder(spec.workspace)
         past = await self._read_past(pid)
         manifest = find_app(spec.app, Path(spec.workspace))
         self._require_gone(pid)  # somebody else may have been faster
         process = self.start(pid, Birth(manifest, record.parent, spec), terminal)
         _go_on(process, past)
         return process
+
+    async def fork(
+        self,
+        source: int,
+        at: int,
+        terminal: Terminal,
+        *,
+        model: str | None,
+        sampling: Overrides,
+    ) -> Process:
+        """Start a process that has made the first `at` calls of another one.
+
+        E_ARG with the field for what there is not or cannot be taken along, and as for `prepare`.
+        """
+        self._require_room()
+        birth = await plan_fork(self._machine, source, model, sampling)
+
+        def write(connection: Connection) -> int:
+            pid = self.record(connection, birth)
+            copy_past(connection, source, at, pid)
+            return pid
+
+        pid = await self._machine.db.write(write)
+        past = await self._read_past(pid)
+        process = self.start(pid, birth, terminal)
+        _go_on(process, past)
+        return process
+
+    async def replay(self, pid: int) -> ReplayReport:
+        """Run an app again, answered from its process's journal alone."""
+        return await rerun(self._machine, self._zygote, pid)
 
     def _require_gone(self, pid: int) -> None:
         if self._machine.table.get(pid) is not None:
@@ -190,7 +227,7 @@ class Launcher:
         token = secrets.token_hex(TOKEN_BYTES)
         ending: Exit | None
         try:
-            (call_end, app_end), (log_end, app_log_end) = _open_sockets()
+            (call_end, app_end), (log_end, app_log_end) = open_sockets()
         except OSError as error:
             reason = f"no sockets for the app: {error.strerror}; fix: raise the limit (ulimit -n)"
             return _refuse(E_LIMIT(reason, field="descriptors")), False
@@ -382,17 +419,6 @@ class Launcher:
         return ProcessExit(process.pid, status, code, result, text, printed), error
 
 
-def _open_sockets() -> tuple[tuple[socket.socket, socket.socket], ...]:
-    """A pair for the calls and a pair for the log. OSError when there is no descriptor left."""
-    calls = socket.socketpair()
-    try:
-        return calls, socket.socketpair()
-    except OSError:
-        for end in calls:
-            end.close()
-        raise
-
-
 def _refuse(error: E_LIMIT) -> Exit:
     """The ending of a process that there was no room for."""
     return Exit(EXIT_CODES[error.code], error=error.reply())
@@ -420,8 +446,3 @@ def _again(record: ProcessRecord) -> str:
     """The command that starts an app anew."""
     spec = decode_spec(record)
     return f"llmos run {shlex.join((spec.app, *shorten(spec.argv)))}"
-
-
-def _require_folder(workspace: str) -> None:
-    if not os.path.isdir(workspace):
-        raise E_ARG(f"there is no folder {workspace}", field="workspace")

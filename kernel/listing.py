@@ -11,7 +11,7 @@ from llmos.syscalls.errors import E_ARG, E_PERM
 from llmos.syscalls.process import ExitStatus, ProcessExit, ProcessInfo, ProcessList
 
 from .machine import Machine
-from .process import ProcessSpec
+from .process import TENANT, ProcessSpec
 
 MAX_SHOWN_CHARS = 200
 _spec_decoder = msgspec.msgpack.Decoder(ProcessSpec)
@@ -26,10 +26,25 @@ async def list_processes(machine: Machine, limit: int) -> ProcessList:
     """The newest processes, newest last; live ones as they are now."""
     infos = []
     for record in await processes.list(machine.db, limit):
-        live = machine.table.get(record.pid)
-        info = live.info() if live is not None else _recorded(record)
+        info = describe_process(machine, record)
         infos.append(msgspec.structs.replace(info, argv=shorten(info.argv)))
     return ProcessList(tuple(infos))
+
+
+def describe_process(machine: Machine, record: ProcessRecord) -> ProcessInfo:
+    """A process as it is now if it lives, else as the store has it."""
+    live = machine.table.get(record.pid)
+    return live.info() if live is not None else _recorded(record)
+
+
+async def require_record(machine: Machine, pid: int) -> ProcessRecord:
+    """The record of a process of the person's own. E_ARG if there is none, E_PERM if it is not."""
+    record = await processes.get(machine.db, pid)
+    if record is None:
+        raise E_ARG(f"there is no process {pid}", field="pid")
+    if record.tenant != TENANT:
+        raise E_PERM(f"process {pid} is another tenant's", field="pid")
+    return record
 
 
 def shorten(argv: Sequence[str]) -> tuple[str, ...]:

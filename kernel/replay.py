@@ -17,7 +17,7 @@ from llmos.syscalls.wire import Request
 from .machine import Machine
 from .process import Process
 
-_MODEL_CALLS = frozenset({"generate", "score", "embed"})
+MODEL_CALLS = frozenset({"generate", "score", "embed"})
 
 
 class _Used(msgspec.Struct):
@@ -67,7 +67,7 @@ def count_tokens(rows: Iterable[JournalRow]) -> tuple[int, int]:
     usages = [
         _used_decoder.decode(row.result).usage
         for row in rows
-        if row.name in _MODEL_CALLS and row.result is not None
+        if row.name in MODEL_CALLS and row.result is not None
     ]
     return sum(u.prompt_tokens for u in usages), sum(u.completion_tokens for u in usages)
 

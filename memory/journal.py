@@ -165,8 +165,13 @@ def to_float(value: float | None) -> float | None:
     return None if value is None else float(value)
 
 
-def append_output(connection: Connection, pid: int, text: str) -> int:
-    """Add to what a process has written; how many characters came before."""
+def append_output(
+    connection: Connection, pid: int, text: str, call: tuple[str, int] | None = None
+) -> int:
+    """Add to what a process has written; how many characters came before.
+
+    `call` is the strand and number of the call that wrote it.
+    """
     driver = driver_of(connection)
     last = driver.execute(
         "SELECT offset_chars + num_chars FROM output WHERE pid = ?"
@@ -176,8 +181,9 @@ def append_output(connection: Connection, pid: int, text: str) -> int:
     offset_chars = 0 if last is None else int(last[0])
     if text:
         driver.execute(
-            "INSERT INTO output(pid, offset_chars, num_chars, text) VALUES (?, ?, ?, ?)",
-            (pid, offset_chars, len(text), text),
+            "INSERT INTO output(pid, offset_chars, num_chars, text, strand, seq)"
+            " VALUES (?, ?, ?, ?, ?, ?)",
+            (pid, offset_chars, len(text), text, *(call or (None, None))),
         )
     return offset_chars
 

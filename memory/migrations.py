@@ -40,10 +40,35 @@ def number_commits(connection: Connection) -> None:
     last_commit.create(connection, checkfirst=True)
 
 
+def number_contexts(connection: Connection) -> None:
+    """Step 4: contexts are numbered within their process, where they were numbered over all.
+
+    Those that are there keep their numbers, which journals and apps know.
+    """
+    if "number" not in column_names(connection, "context"):
+        connection.exec_driver_sql("ALTER TABLE context ADD COLUMN number INTEGER")
+        connection.exec_driver_sql("UPDATE context SET number = id")
+        connection.exec_driver_sql("CREATE UNIQUE INDEX context_number ON context (pid, number)")
+
+
+def name_writers(connection: Connection) -> None:
+    """Step 5: output names the call that wrote it; of what is older nobody knows."""
+    if "strand" not in column_names(connection, "output"):
+        connection.exec_driver_sql("ALTER TABLE output ADD COLUMN strand TEXT")
+        connection.exec_driver_sql("ALTER TABLE output ADD COLUMN seq INTEGER")
+
+
+def column_names(connection: Connection, table: str) -> set[str]:
+    """The columns that a table has in this file."""
+    return {row.name for row in connection.exec_driver_sql(f"PRAGMA table_info({table})")}
+
+
 STEPS: tuple[Callable[[Connection], None], ...] = (
     create_tables,
     create_search_index,
     number_commits,
+    number_contexts,
+    name_writers,
 )
 
 

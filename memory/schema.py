@@ -73,6 +73,8 @@ context = Table(
     Column("id", Integer, primary_key=True),
     Column("pid", Integer, nullable=False),
     Column("created_at", Float, nullable=False),
+    Column("number", Integer, nullable=False),
+    Index("context_number", "pid", "number", unique=True),
     sqlite_autoincrement=True,
 )
 
@@ -136,6 +138,8 @@ output = Table(
     Column("offset_chars", Integer, primary_key=True, autoincrement=False),
     Column("num_chars", Integer, nullable=False),
     Column("text", Text, nullable=False),
+    Column("strand", Text),
+    Column("seq", Integer),
 )
 
 last_commit = Table(

@@ -6,6 +6,7 @@ from contextlib import aclosing
 
 import anyio
 import msgspec
+from msgspec.structs import replace
 
 from llmos.memory.db import Connection
 from llmos.memory.journal import append_output
@@ -17,6 +18,7 @@ from ..drivers.driver import Driver, Finished, GenerationJob, Note
 from ..models import Model
 from ..process import Process
 from ..protocol import Notice, Output
+from ..sampling import override
 from .trap import Effect, Trap
 
 MAX_SCORES = 16_384
@@ -25,6 +27,7 @@ MAX_SCORES = 16_384
 async def sys_generate(trap: Trap, call: Generate) -> Effect:
     """Run a generation; its text is streamed to the app or the output as it comes."""
     machine, process = trap.machine, trap.process
+    call = replace(call, sampling=override(call.sampling, process.spec.sampling))
     _check(call, call.sampling.max_tokens or machine.config.max_tokens_default)
     name = call.model or process.model
     messages = call.messages
@@ -160,9 +163,9 @@ async def _stream(trap: Trap, call: Generate, driver: Driver, job: GenerationJob
 
 def _keep_shown(trap: Trap, text: str) -> None:
     """What a cancelled generation has shown is output all the same."""
-    pid = trap.process.pid
+    pid, where = trap.process.pid, (trap.strand, trap.seq)
     trap.process.num_printed_chars += len(text)
-    trap.machine.db.write_nowait(lambda connection: append_output(connection, pid, text))
+    trap.machine.db.write_nowait(lambda connection: append_output(connection, pid, text, where))
 
 
 def _finish(
@@ -192,7 +195,7 @@ def _finish(
 
     def apply(connection: Connection) -> Generation:
         if call.show:
-            append_output(connection, process.pid, first.text)
+            append_output(connection, process.pid, first.text, (trap.strand, trap.seq))
         return reply
 
     process.num_printed_chars += len(first.text) if call.show else 0

@@ -26,7 +26,7 @@ async def db(tmp_path: Path) -> AsyncIterator[Database]:
 
 def put(number: int, text: str) -> Operation:
     return lambda connection: connection.exec_driver_sql(
-        "INSERT INTO output VALUES (?, 0, 1, ?)", (number, text)
+        "INSERT INTO output(pid, offset_chars, num_chars, text) VALUES (?, 0, 1, ?)", (number, text)
     )
 
 

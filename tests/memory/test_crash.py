@@ -21,7 +21,7 @@ from llmos.memory.db import Database
 
 def insert(number):
     return lambda connection: connection.exec_driver_sql(
-        "INSERT INTO output VALUES (?, 0, 1, 'x')", (number,))
+        "INSERT INTO output(pid, offset_chars, num_chars, text) VALUES (?, 0, 1, 'x')", (number,))
 
 async def caller(db, first):
     for number in range(first, 1_000_000, 8):
@@ -40,8 +40,9 @@ anyio.run(main)
 ACKNOWLEDGES_BEFORE_COMMIT = """
 import sqlite3, sys
 connection = sqlite3.connect(sys.argv[1])
+insert = "INSERT INTO output(pid, offset_chars, num_chars, text) VALUES (?, 0, 1, 'x')"
 for number in range(1_000_000):
-    connection.execute("INSERT INTO output VALUES (?, 0, 1, 'x')", (number,))
+    connection.execute(insert, (number,))
     print(number, flush=True)
 connection.commit()
 """

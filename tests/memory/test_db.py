@@ -168,7 +168,9 @@ async def test_an_operation_that_ends_the_transaction_fails_alone_and_loudly(db:
 async def test_the_log_is_copied_back_and_bounded(db: Database) -> None:
     def fill(connection: Connection) -> None:
         connection.exec_driver_sql(
-            "INSERT INTO output VALUES (1, (SELECT count(*) FROM output), 1, ?)", ("x" * 400_000,)
+            "INSERT INTO output(pid, offset_chars, num_chars, text)"
+            " VALUES (1, (SELECT count(*) FROM output), 1, ?)",
+            ("x" * 400_000,),
         )
 
     for _ in range(100):

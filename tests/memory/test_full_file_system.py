@@ -18,7 +18,8 @@ folder = Path(sys.argv[1])
 
 def put(number):
     return lambda connection: connection.exec_driver_sql(
-        "INSERT INTO output VALUES (?, 0, 1, ?)", (number, "x" * 50_000))
+        "INSERT INTO output(pid, offset_chars, num_chars, text) VALUES (?, 0, 1, ?)",
+        (number, "x" * 50_000))
 
 def kept(connection):
     return list(connection.exec_driver_sql("SELECT pid FROM output ORDER BY pid").scalars())

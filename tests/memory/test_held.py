@@ -220,7 +220,9 @@ async def unacknowledged(path: Path) -> AsyncIterator[tuple[Database, Unacknowle
 
 def append(text: str) -> Operation:
     return lambda connection: connection.exec_driver_sql(
-        "INSERT INTO output SELECT 1, count(*), 1, ? FROM output", (text,)
+        "INSERT INTO output(pid, offset_chars, num_chars, text)"
+        " SELECT 1, count(*), 1, ? FROM output",
+        (text,),
     )
 
 

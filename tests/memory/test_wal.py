@@ -17,7 +17,9 @@ MB = 1 << 20
 
 def fill(connection: Connection) -> None:
     connection.exec_driver_sql(
-        "INSERT INTO output VALUES (1, (SELECT count(*) FROM output), 1, ?)", ("x" * 400_000,)
+        "INSERT INTO output(pid, offset_chars, num_chars, text)"
+        " VALUES (1, (SELECT count(*) FROM output), 1, ?)",
+        ("x" * 400_000,),
     )
 
 
