@@ -121,7 +121,7 @@ async def read_log(
 async def show_log(pieces: AsyncIterator[LogPiece], outlet: Outlet) -> None:
     """Show what the process wrote, then a line per call."""
     screen = Screen(outlet)
-    table = Table(("STRAND", "SEQ", "AT", "TOOK", "STATE", "CALL", "RESULT"))
+    table = Table(("CALL", "STRAND", "SEQ", "AT", "TOOK", "STATE", "NAME", "RESULT"))
     began: float | None = None
     async for piece in pieces:
         screen.write(piece.output)
@@ -200,7 +200,8 @@ def _process_row(info: ProcessInfo) -> tuple[str, ...]:
 def _call_row(row: LogRow, began: float) -> tuple[str, ...]:
     at = format_seconds(row.started_at - began)
     took = "-" if row.ended_at is None else format_seconds(row.ended_at - row.started_at)
-    return row.strand, str(row.seq), at, took, row.state, row.name, row.summary
+    number = str(row.number)
+    return number, row.strand, str(row.seq), at, took, row.state, row.name, row.summary
 
 
 def _or_dash(value: Any) -> str:

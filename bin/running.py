@@ -9,7 +9,7 @@ import anyio
 import click
 
 from llmos.kernel.config import Config, load_config
-from llmos.kernel.protocol import Resume, Run
+from llmos.kernel.protocol import Fork, Resume, Run
 
 from .connection import reach_kernel, run_client
 from .outlet import open_outlet
@@ -46,7 +46,7 @@ def run(
         raise click.UsageError("which app? ; fix: `llmos app ls` shows them")
     request = make_request(app, args, model, detach=detach)
     if detach:
-        return anyio.run(_detach, load_config(os.environ), request)
+        return anyio.run(run_in_background, load_config(os.environ), request)
     return run_at_terminal(request, app)
 
 
@@ -77,13 +77,13 @@ def make_request(
     return Run(app, args, os.getcwd(), readable, model, detach)
 
 
-def run_at_terminal(request: Run | Resume, name: str, *, keep: bool = False) -> int:
+def run_at_terminal(request: Run | Resume | Fork, name: str, *, keep: bool = False) -> int:
     """Run a process to its end at this terminal; returns the exit code."""
     return run_client(partial(_run, load_config(os.environ), request, name, keep))
 
 
-async def _run(config: Config, request: Run | Resume, name: str, keep: bool) -> int:
-    model = request.model if isinstance(request, Run) else None
+async def _run(config: Config, request: Run | Resume | Fork, name: str, keep: bool) -> int:
+    model = None if isinstance(request, Resume) else request.model
     async with (
         reach_kernel(config, model=model, prepare=True) as connection,
         open_outlet() as outlet,
@@ -97,7 +97,7 @@ def find_history(config: Config, app: str) -> Path:
     return config.home / "history" / re.sub(r"[^\w.-]", "_", Path(app).name or "app")
 
 
-async def _detach(config: Config, request: Run) -> int:
+async def run_in_background(config: Config, request: Run | Fork) -> int:
     """Start a process in a daemon, which is started if there is none; prints the pid."""
     connection = await start_daemon(config)
     try:

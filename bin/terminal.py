@@ -15,6 +15,7 @@ from anyio.abc import TaskGroup
 from llmos.kernel.protocol import (
     Asked,
     Ended,
+    Fork,
     Input,
     Interrupt,
     Logged,
@@ -66,7 +67,7 @@ class Terminal:
         self._num_interrupts = 0
         self._interrupted = False
 
-    async def run(self, request: Run | Resume) -> int:
+    async def run(self, request: Run | Resume | Fork) -> int:
         """Run a process to its end; returns the exit code.
 
         A refusal is raised as its error, E_KERNEL when the kernel goes away before the end.
@@ -213,6 +214,6 @@ class Terminal:
             await self._connection.send(Interrupt())
 
 
-async def run_detached(connection: Connection, request: Run) -> int:
+async def run_detached(connection: Connection, request: Run | Fork) -> int:
     """Start a process that needs no terminal; returns its pid."""
     return (await connection.request(request, Started)).pid

@@ -85,10 +85,9 @@ class Entry:
         """Do this too in the transaction that writes the ending."""
         self._last.append(operation)
 
-    def end_in(self, connection: Connection, state: Ending, body: bytes) -> None:
+    def end_in(self, connection: Connection, state: Ending, body: bytes, ended_at: float) -> None:
         """Write the ending inside a transaction of the caller's."""
         result, error = (body, None) if state == "DONE" else (None, body)
-        ended_at = self._journal.clock.now()
         row = self._row
         if self._begun:
             finish_row(connection, row.pid, row.strand, row.seq, state, result, error, ended_at)
@@ -104,8 +103,10 @@ class Entry:
         """Queue the ending; it is durable before anything that is written after it."""
         self.is_queued = True
         self._count(len(body), is_new=not self._begun)
+        ended_at = self._journal.clock.now()  # its reply goes out before it is written
         self._journal.db.write_nowait(
-            lambda connection: self.end_in(connection, state, body), owner=self._row.pid
+            lambda connection: self.end_in(connection, state, body, ended_at),
+            owner=self._row.pid,
         )
 
     def fail(self, error: ErrorReply, state: Ending = "FAILED") -> None:
@@ -128,7 +129,7 @@ class Entry:
 
         def transaction(connection: Connection) -> bytes:
             result = effect(connection)
-            self.end_in(connection, "DONE", result)
+            self.end_in(connection, "DONE", result, self._journal.clock.now())
             return result
 
         result = await self._write(transaction, keep=self._begun)

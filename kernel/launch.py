@@ -27,22 +27,26 @@ from .capability import narrow
 from .checkpoint import complete_checkpoint
 from .codehash import identify_code
 from .ending import Bereaved, judge, was_cut_off, write_end
+from .forking import copy_past, plan_fork
 from .machine import Birth, Machine
 from .manifest import find_app
 from .osprocess import OsProcesses
 from .process import TENANT, Process, ProcessSpec
+from .protocol import ReplayReport
+from .rerun import rerun
 from .restart import restart
 from .runqueue import RunQueue
+from .sampling import Overrides
 from .sleepers import (
     DEADLY,
     Sleepers,
     begin_again,
     note_why_left,
     read_past,
-    require_folder,
     say_that_it_goes_on,
 )
 from .terminal import Terminal
+from .workspace import require_folder
 from .zygote import Zygote
 
 MAX_PROCESSES = 200
@@ -84,13 +88,7 @@ class Launcher:
         parent: Process | None,
     ) -> Birth:
         """Check what can be wrong with a new process. Raises E_ARG, E_PERM, E_LIMIT or E_KERNEL."""
-        if self._count() >= MAX_PROCESSES:
-            raise E_LIMIT(
-                f"{MAX_PROCESSES} processes live, which is the limit; fix: wait for one to end",
-                field="processes",
-            )
-        self._zygote.require_working()
-        self._machine.degraded.require_store()
+        self._require_room()
         require_folder(workspace)
         manifest = find_app(app, Path(workspace))
         capabilities = manifest.capabilities
@@ -109,6 +107,16 @@ class Launcher:
         birth = Birth(manifest, parent.pid if parent is not None else None, spec)
         self._unborn[id(birth)] = birth
         return birth
+
+    def _require_room(self) -> None:
+        """E_LIMIT, E_KERNEL or E_STORAGE when no new process can be started."""
+        if self._count() >= MAX_PROCESSES:
+            raise E_LIMIT(
+                f"{MAX_PROCESSES} processes live, which is the limit; fix: wait for one to end",
+                field="processes",
+            )
+        self._zygote.require_working()
+        self._machine.degraded.require_store()
 
     def record(self, connection: Connection, birth: Birth) -> int:
         """Write the new process's record; returns its pid."""
@@ -175,6 +183,40 @@ class Launcher:
             process.is_wanted = True
         else:
             self.wake(await self._machine.db.write(lambda c: waits.wake(c, [pid]), keep=True))
+
+    async def fork(
+        self,
+        source: int,
+        at: int,
+        terminal: Terminal,
+        *,
+        model: str | None,
+        sampling: Overrides,
+    ) -> Process:
+        """Start a process that has made the first `at` calls of another one.
+
+        E_ARG with the field for what there is not or cannot be taken along, and as for `prepare`.
+        """
+        self._require_room()
+        birth = await plan_fork(self._machine, source, model, sampling)
+
+        def write(connection: Connection) -> int:
+            pid = self.record(connection, birth)
+            copy_past(connection, source, at, pid)
+            return pid
+
+        pid = await self._machine.db.write(write)
+        past = await read_past(self._machine, pid)
+        process = self.start(pid, birth, terminal)
+        begin_again(process, past)
+        if terminal.is_attended:
+            terminal.attend(pid)
+        say_that_it_goes_on(process)
+        return process
+
+    async def replay(self, pid: int) -> ReplayReport:
+        """Run an app again, answered from its process's journal alone."""
+        return await rerun(self._machine, self._zygote, pid)
 
     # -- life
 

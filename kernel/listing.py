@@ -19,7 +19,7 @@ from llmos.syscalls.process import (
 )
 
 from .machine import Machine
-from .process import ProcessSpec
+from .process import TENANT, ProcessSpec
 
 MAX_SHOWN_CHARS = 200
 _spec_decoder = msgspec.msgpack.Decoder(ProcessSpec)
@@ -40,10 +40,27 @@ async def list_processes(machine: Machine, limit: int) -> ProcessList:
     waits = await find_waits(machine.db, asleep) if asleep else {}
     infos = []
     for record in records:
-        live = machine.table.get(record.pid)
-        info = live.info() if live is not None else _recorded(record, waits.get(record.pid, ()))
+        info = describe_process(machine, record, waits.get(record.pid, ()))
         infos.append(msgspec.structs.replace(info, argv=shorten(info.argv)))
     return ProcessList(tuple(infos))
+
+
+def describe_process(
+    machine: Machine, record: ProcessRecord, waits: tuple[Wait, ...] = ()
+) -> ProcessInfo:
+    """A process as it is now if it lives, else as the store has it."""
+    live = machine.table.get(record.pid)
+    return live.info() if live is not None else _recorded(record, waits)
+
+
+async def require_record(machine: Machine, pid: int) -> ProcessRecord:
+    """The record of a process of the person's own. E_ARG if there is none, E_PERM if it is not."""
+    record = await processes.get(machine.db, pid)
+    if record is None:
+        raise E_ARG(f"there is no process {pid}", field="pid")
+    if record.tenant != TENANT:
+        raise E_PERM(f"process {pid} is another tenant's", field="pid")
+    return record
 
 
 def shorten(argv: Sequence[str]) -> tuple[str, ...]:

@@ -23,6 +23,8 @@ from .journal import Journal
 from .manifest import Manifest
 from .models import Models
 from .process import End, Process, ProcessSpec, ProcessTable
+from .protocol import ReplayReport
+from .sampling import Overrides
 from .terminal import Terminal
 from .tools.registry import Registry
 
@@ -74,6 +76,22 @@ class Launcher(Protocol):
 
         E_ARG when it has ended or has a person.
         """
+        ...
+
+    async def fork(
+        self,
+        source: int,
+        at: int,
+        terminal: Terminal,
+        *,
+        model: str | None,
+        sampling: Overrides,
+    ) -> Process:
+        """Start a process that has made the first `at` calls of another one; E_ARG says why not."""
+        ...
+
+    async def replay(self, pid: int) -> ReplayReport:
+        """Run an app again, answered from its process's journal alone."""
         ...
 
     def signal(self, process: Process, name: SignalName, *, sender: str | None = None) -> None:

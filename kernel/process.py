@@ -23,6 +23,7 @@ from llmos.syscalls.wire import Request
 
 from .capability import Capabilities
 from .manifest import Manifest
+from .sampling import Overrides
 from .terminal import NOBODY, Terminal
 from .workspace import Workspace
 
@@ -34,7 +35,8 @@ TENANT = "local"
 class ProcessSpec(msgspec.Struct, frozen=True):
     """What is needed to start a process again; stored with its record.
 
-    `salt` makes the process's random draws its own and the same after a restart.
+    `salt` makes the process's random draws its own and the same after a restart. `sampling` are
+    fields that stand in for those of every generation from here on.
     """
 
     app: str
@@ -44,6 +46,7 @@ class ProcessSpec(msgspec.Struct, frozen=True):
     model: str
     salt: str
     capabilities: Capabilities
+    sampling: Overrides = {}
 
 
 @dataclass(slots=True, eq=False)

@@ -16,17 +16,21 @@ from llmos.syscalls.process import (
     MAX_ARGUMENTS,
     Argument,
     ProcessExit,
+    ProcessInfo,
     ProcessList,
     Signalled,
     SignalName,
+    State,
 )
-from llmos.syscalls.types import Path, Pid, Text
+from llmos.syscalls.types import Message, Path, Pid, Text
 
 from .devices import Holding
+from .sampling import Overrides
 from .stats import StatsReply, TraceReply
 
 MAX_CONTROL_FRAME_BYTES = 64 << 20
 MAX_TRACE_SECONDS = 600
+Step = Annotated[int, Meta(ge=0, le=2**53)]  # so many calls of a process
 
 
 class Run(msgspec.Struct, frozen=True, tag="run"):
@@ -50,6 +54,19 @@ class Resume(msgspec.Struct, frozen=True, tag="resume"):
     pid: Pid
 
 
+class Fork(msgspec.Struct, frozen=True, tag="fork"):
+    """Start a process that has made the first `at` calls of another one; then as for a Run.
+
+    `model` and the fields of `sampling` stand in for those of its generations from there on.
+    """
+
+    pid: Pid
+    at: Step
+    model: Path | None = None
+    sampling: Overrides = {}
+    detach: bool = False
+
+
 class Input(msgspec.Struct, frozen=True, tag="input"):
     """The answer to Asked; None is the end of input."""
 
@@ -69,6 +86,25 @@ class ListProcesses(msgspec.Struct, frozen=True, tag="ps"):
 
 class ReadLog(msgspec.Struct, frozen=True, tag="log"):
     """Answered by LogPieces: first all output, then all calls, at last one with `is_last`."""
+
+    pid: Pid
+
+
+class Replay(msgspec.Struct, frozen=True, tag="replay"):
+    """Run a process's app again, answered from its journal alone; answered by a ReplayReport."""
+
+    pid: Pid
+
+
+class Inspect(msgspec.Struct, frozen=True, tag="inspect"):
+    """Answered by an Inspection of the process after its first `at` calls, then by its parts."""
+
+    pid: Pid
+    at: Step | None = None
+
+
+class ReadTrace(msgspec.Struct, frozen=True, tag="trace"):
+    """Answered by TracePieces of the process and of all that it has spawned; the last is empty."""
 
     pid: Pid
 
@@ -167,8 +203,13 @@ class Refused(msgspec.Struct, frozen=True, tag="refused"):
 
 
 class LogRow(msgspec.Struct, frozen=True):
-    """One journaled syscall as `llmos log` shows it."""
+    """One journaled syscall as people see it. `number` counts from 1 in the order of beginning.
 
+    Tokens are those of a model's call, in `num_branches` answers; `child` is the pid that a spawn
+    made. `digest` is of the arguments, in hexadecimal digits.
+    """
+
+    number: int
     strand: str
     seq: int
     name: str
@@ -176,6 +217,11 @@ class LogRow(msgspec.Struct, frozen=True):
     started_at: float
     ended_at: float | None
     summary: str
+    digest: str
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    num_branches: int = 0
+    child: int | None = None
 
 
 class LogPiece(msgspec.Struct, frozen=True, tag="log_piece"):
@@ -185,6 +231,76 @@ class LogPiece(msgspec.Struct, frozen=True, tag="log_piece"):
     output: str = ""
     rows: tuple[LogRow, ...] = ()
     is_last: bool = False
+
+
+class Divergence(msgspec.Struct, frozen=True):
+    """Where a replay left its journal. None stands for no call: one side had ended there.
+
+    `step` is strand:number, None for the end; `number` is the journal's call as `llmos log` counts
+    it; digests are of the arguments.
+    """
+
+    step: str | None
+    number: int | None
+    expected: str | None
+    expected_digest: str | None
+    came: str | None
+    came_digest: str | None
+    came_arguments: str | None
+    why: str
+
+
+class ReplayReport(msgspec.Struct, frozen=True, tag="replay_report"):
+    """What came of a replay: `num_replayed` of the journal's `num_calls` came again as they were.
+
+    `is_unfinished` tells that the journal has no end to compare with. `has_other_code` tells that
+    the app's code is not the one that made all of the journal.
+    """
+
+    pid: int
+    num_calls: int
+    num_replayed: int
+    is_unfinished: bool
+    has_other_code: bool
+    divergence: Divergence | None
+
+
+class Inspection(msgspec.Struct, frozen=True, tag="inspection"):
+    """A process after `at` of its `num_calls` calls; what it wrote and its contexts come after it.
+
+    `state` is that of now after the last call, else WAITING if calls were open and READY if not.
+    Calls that were `open` had begun and not ended when the next one began. `contexts` has how many
+    messages each had, by its number.
+    """
+
+    pid: int
+    at: int
+    num_calls: int
+    state: State
+    app: str
+    argv: tuple[str, ...]
+    model: str
+    prompt_tokens: int
+    completion_tokens: int
+    calls: dict[str, int]
+    open: tuple[LogRow, ...]
+    contexts: dict[int, int]
+
+
+class InspectionPart(msgspec.Struct, frozen=True, tag="inspection_part"):
+    """The next text of the output, or the next messages of a context."""
+
+    output: str = ""
+    context: int = 0
+    messages: tuple[Message, ...] = ()
+    is_last: bool = False
+
+
+class TracePiece(msgspec.Struct, frozen=True, tag="trace_piece"):
+    """The next calls of a process, whose first piece says what it is; the last one has neither."""
+
+    process: ProcessInfo | None = None
+    rows: tuple[LogRow, ...] = ()
 
 
 class ProcessListing(msgspec.Struct, frozen=True, tag="ps_reply"):
@@ -225,10 +341,14 @@ class ModelStatsReply(msgspec.Struct, frozen=True, tag="model_stats_reply"):
 FromTerminal = (
     Run
     | Resume
+    | Fork
     | Input
     | Interrupt
     | ListProcesses
     | ReadLog
+    | Replay
+    | Inspect
+    | ReadTrace
     | Kill
     | ReadStatus
     | ReadModelStats
@@ -246,6 +366,10 @@ ToTerminal = (
     | Ended
     | Refused
     | LogPiece
+    | ReplayReport
+    | Inspection
+    | InspectionPart
+    | TracePiece
     | ProcessListing
     | KillReply
     | StatusReply

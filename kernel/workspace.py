@@ -219,3 +219,9 @@ def _existing_mode(folder: int, name: str) -> int:
     if not mode & stat.S_IWUSR:
         raise OSError(errno.EACCES, "read-only")
     return stat.S_IMODE(mode) & 0o777
+
+
+def require_folder(workspace: str) -> None:
+    """E_ARG unless there is such a folder for a process to work in."""
+    if not os.path.isdir(workspace):
+        raise E_ARG(f"there is no folder {workspace}", field="workspace")

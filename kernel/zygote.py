@@ -48,8 +48,12 @@ logger = logging.getLogger(__name__)
 
 
 class Fork(msgspec.Struct, frozen=True, tag="fork"):
-    """Start this program; its socket and the one for its log come with the datagram."""
+    """Start this program; its socket and the one for its log come with the datagram.
 
+    `pid` is what all other messages call it by.
+    """
+
+    pid: int
     program: Program
 
 
@@ -148,19 +152,25 @@ class Zygote:
         await self._is_up.wait()
 
     async def fork(
-        self, program: Program, app_socket: socket.socket, log_socket: socket.socket
+        self,
+        program: Program,
+        app_socket: socket.socket,
+        log_socket: socket.socket,
+        pid: int | None = None,
     ) -> None:
         """Start a program, which owns the sockets then; returns when it runs, or is lost already.
 
+        It is known here by `pid`, or else by its own: a replay runs beside the process it is of.
         E_LIMIT when the operating system has no room for another process.
         """
-        child = self._children[program.pid] = Child()
+        pid = program.pid if pid is None else pid
+        child = self._children[pid] = Child()
         with app_socket, log_socket:
             async with self._forking:  # only one task may wait for a socket
-                await self._send_fork(program, child, (app_socket, log_socket))
+                await self._send_fork(Fork(pid, program), child, (app_socket, log_socket))
             await child.answered.wait()
         if child.refusal is not None:
-            del self._children[program.pid]
+            del self._children[pid]
             raise E_LIMIT(
                 f"the operating system starts no process more: {child.refusal}; "
                 "fix: end some processes, or raise the limit (ulimit -u)",
@@ -168,7 +178,7 @@ class Zygote:
             )
 
     async def _send_fork(
-        self, program: Program, child: Child, sockets: tuple[socket.socket, socket.socket]
+        self, fork: Fork, child: Child, sockets: tuple[socket.socket, socket.socket]
     ) -> None:
         """Ask for a program. Without a zygote it is lost at once."""
         if not self.is_up:
@@ -177,7 +187,7 @@ class Zygote:
         with suppress(ConnectionError):  # it has just died, which `watch` sees next
             await anyio.wait_writable(self._socket)
             fds = [end.fileno() for end in sockets]
-            socket.send_fds(self._socket, [_encode(Fork(program))], fds)
+            socket.send_fds(self._socket, [_encode(fork)], fds)
 
     def send_signal(self, pid: int, signal_number: int) -> None:
         """Signal a program's process group; nothing happens if it is gone."""
@@ -266,6 +276,17 @@ class Zygote:
         self._os_process.wait()
 
 
+def open_sockets() -> tuple[tuple[socket.socket, ...], ...]:
+    """A program's pairs for its calls and for its log. OSError when no descriptor is left."""
+    calls = socket.socketpair()
+    try:
+        return calls, socket.socketpair()
+    except OSError:
+        for end in calls:
+            end.close()
+        raise
+
+
 def _lose(child: Child) -> None:
     """The program's zygote is dead: so is the program, and nobody will say how it ended."""
     if child.os_pid is not None and not child.dead.is_set():
@@ -330,15 +351,15 @@ class Nursery:
         except OSError as error:  # no room for a process more
             app_socket.close()
             log_socket.close()
-            self._tell(Refused(message.program.pid, error.strerror or str(error)))
+            self._tell(Refused(message.pid, error.strerror or str(error)))
             return None
         if os_pid == 0:
             self._become(message.program, log_socket)
             return message.program, app_socket
         app_socket.close()
         log_socket.close()
-        self._os_pids[message.program.pid] = os_pid
-        self._tell(Forked(message.program.pid, os_pid))
+        self._os_pids[message.pid] = os_pid
+        self._tell(Forked(message.pid, os_pid))
         return None
 
     def _become(self, program: Program, log_socket: socket.socket) -> None:

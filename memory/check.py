@@ -19,11 +19,11 @@ from llmos.syscalls.errors import E_STORAGE, SyscallError
 from . import contexts, journal, processes
 from .driver import driver_of, open_read_only
 from .entry import STORE_ERRORS, storage_error
-from .numbers import Numbered, last_given
+from .processes import last_given
 from .seal import read_sealed
 
 MAX_FINDINGS_OF_SQLITE = 20
-MAX_LOST_NUMBERS = 1000
+MAX_LOST_PIDS = 1000
 STEPS_BETWEEN_LOOKS_AT_THE_CLOCK = 10_000
 RESTORE = "llmos db restore FILE, with a backup"
 CHECK_INDEX = "INSERT INTO item_fts(item_fts, rank) VALUES ('integrity-check', 1)"
@@ -55,7 +55,6 @@ def check(connection: Connection, counts: Counts) -> Iterator[Damage]:
     yield from check_file(driver_of(connection))
     yield from look("index", None, partial(check_index, driver_of(connection)))
     yield from check_processes(connection, counts)
-    yield from check_contexts(connection, counts)
     yield from check_notes(connection, counts)
 
 
@@ -91,13 +90,13 @@ def check_index(driver: sqlite3.Connection) -> None:
 
 
 def check_processes(connection: Connection, counts: Counts) -> Iterator[Damage]:
-    """Each process's record, its journal with all bodies, its output."""
-    queries = ("SELECT pid FROM process", "SELECT pid FROM extent")
-    for pid in find_numbers(connection, "process", queries):
+    """Each process's record, its journal with all bodies, its output, its contexts."""
+    for pid in find_pids(connection):
         counts.num_processes += 1
         yield from look("process", pid, partial(processes.read, connection, pid))
         yield from look("journal", pid, partial(read_journal, connection, pid, counts))
         yield from look("output", pid, partial(read_output, connection, pid))
+        yield from check_contexts(connection, pid, counts)
 
 
 def read_journal(connection: Connection, pid: int, counts: Counts) -> None:
@@ -112,20 +111,17 @@ def read_output(connection: Connection, pid: int) -> None:
         pass
 
 
-def check_contexts(connection: Connection, counts: Counts) -> Iterator[Damage]:
-    """Each context, read as its owner reads it."""
-    queries = ("SELECT id FROM context", "SELECT context_id FROM message")
-    for number in find_numbers(connection, "context", queries):
+def check_contexts(connection: Connection, pid: int, counts: Counts) -> Iterator[Damage]:
+    """A process's contexts, read as it reads them."""
+    yield from look("context", pid, partial(contexts.require_all, connection, pid))
+    numbers: list[int] = []
+    query = partial(
+        driver_of(connection).execute, "SELECT number FROM context WHERE pid = ?", (pid,)
+    )
+    yield from look("context", pid, lambda: numbers.extend(number for (number,) in query()))
+    for number in numbers:
         counts.num_contexts += 1
-        pid = None
-        with suppress(SyscallError, *STORE_ERRORS):
-            pid = contexts.find_owner(connection, number)
-        yield from look("context", pid, partial(read_context, connection, number))
-
-
-def read_context(connection: Connection, number: int) -> None:
-    """Read a context, whoever it belongs to."""
-    contexts.read(connection, contexts.find_owner(connection, number), number)
+        yield from look("context", pid, partial(contexts.read, connection, pid, number))
 
 
 def check_notes(connection: Connection, counts: Counts) -> Iterator[Damage]:
@@ -138,19 +134,19 @@ def check_notes(connection: Connection, counts: Counts) -> Iterator[Damage]:
         yield from look("note", None, partial(read_sealed, connection, number))
 
 
-def find_numbers(connection: Connection, table: Numbered, queries: tuple[str, ...]) -> list[int]:
-    """The numbers that rows speak of, and those that were given out and that none speaks of.
+def find_pids(connection: Connection) -> list[int]:
+    """The pids that rows speak of, and those that were given out and that none speaks of.
 
     What cannot be read here is found when each one is looked at.
     """
-    numbers: set[int] = set()
-    for query in queries:
+    pids: set[int] = set()
+    for table in ("process", "extent", "context"):
         with suppress(*STORE_ERRORS):
-            numbers.update(number for (number,) in driver_of(connection).execute(query))
+            pids.update(pid for (pid,) in driver_of(connection).execute(f"SELECT pid FROM {table}"))
     with suppress(SyscallError, *STORE_ERRORS):
-        last = min(last_given(connection, table), max(numbers, default=0) + MAX_LOST_NUMBERS)
-        numbers.update(range(1, last + 1))
-    return sorted(numbers)
+        last = min(last_given(connection), max(pids, default=0) + MAX_LOST_PIDS)
+        pids.update(range(1, last + 1))
+    return sorted(pids)
 
 
 def look_quickly(path: Path, timeout_seconds: float) -> bool:

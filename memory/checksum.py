@@ -2,8 +2,8 @@
 
 BLAKE2b (RFC 7693) of the canonical msgpack of the row's fields. SQLite's own checks catch a
 quarter of harmful bit flips, a checksum per row all of them. What it cannot see is a row that is
-not there: whatever holds a list says how long the list is (`extent`, `contexts`), and a number
-that was given out belongs to a row (`numbers`).
+not there: whatever holds a list says how long the list is (`extent`, `contexts`), and a pid that
+was given out belongs to a row (`processes`).
 """
 
 from hashlib import blake2b

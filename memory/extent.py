@@ -1,9 +1,9 @@
-"""How far a process's journal and output reach, so that a missing last row is noticed.
+"""How far a process's journal, output and contexts reach, so that a missing row is noticed.
 
 A chain of hashes finds a row that was taken out between two others. One that is gone from the end,
 or that an index no longer leads to, breaks no chain: so each process has one row that counts its
-journal's rows and its output's characters and holds the hashes before the first row and of the
-last. It changes in the transactions that change those.
+journal's rows, its output's characters and its contexts, and holds the hashes before the journal's
+first row and of its last. It changes in the transactions that change those.
 """
 
 import sqlite3
@@ -12,18 +12,19 @@ from typing import NamedTuple
 from .checksum import checksum, damage
 
 FIRST_HASH = b""
-COLUMNS = "num_rows, first_hash, last_hash, num_chars"
+COLUMNS = "num_rows, first_hash, last_hash, num_chars, num_contexts"
 FIND = f"SELECT {COLUMNS}, checksum FROM extent WHERE pid = ?"
-KEEP = f"INSERT OR REPLACE INTO extent(pid, {COLUMNS}, checksum) VALUES (?, ?, ?, ?, ?, ?)"
+KEEP = f"INSERT OR REPLACE INTO extent(pid, {COLUMNS}, checksum) VALUES (?, ?, ?, ?, ?, ?, ?)"
 
 
 class Extent(NamedTuple):
-    """The journal's number of rows, the hashes around them, and the output's length."""
+    """The journal's number of rows, the hashes around them, the output's length, the contexts."""
 
     num_rows: int = 0
     first_hash: bytes = FIRST_HASH
     last_hash: bytes = FIRST_HASH
     num_chars: int = 0
+    num_contexts: int = 0
 
 
 NOTHING = Extent()

@@ -43,9 +43,12 @@ FINISH = (
     "UPDATE journal SET state = ?, result = ?, error = ?, ended_at = ?, checksum = ?, blob = ?"
     " WHERE pid = ? AND strand = ? AND seq = ?"
 )
-ADD_TEXT = "INSERT INTO output(pid, offset_chars, num_chars, text, checksum) VALUES (?, ?, ?, ?, ?)"
+ADD_TEXT = (
+    "INSERT INTO output(pid, offset_chars, num_chars, text, strand, seq, checksum)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?)"
+)
 FIND_TEXTS = (
-    "SELECT offset_chars, num_chars, text, checksum FROM output"
+    "SELECT offset_chars, num_chars, text, strand, seq, checksum FROM output"
     " WHERE pid = ? AND offset_chars >= ? ORDER BY offset_chars"
 )
 FIND_BODY_SIZES = (
@@ -77,6 +80,14 @@ class JournalRow(msgspec.Struct, frozen=True):
     ended_at: float | None
     blob: bytes | None = None
     blob_bytes: int = 0
+
+
+class Written(NamedTuple):
+    """A text that a process has written, and the call that did, as far as it is known."""
+
+    text: str
+    strand: str | None
+    seq: int | None
 
 
 class StoredRow(NamedTuple):
@@ -163,9 +174,10 @@ def insert_row(connection: Connection, row: JournalRow) -> None:
         result, error, blob = keep_apart(driver, row.state, result, error)
     fields = (*intent, row.state, result, error, to_float(row.ended_at), reach.last_hash)
     driver.execute(INSERT, (*fields, prove(fields, blob), blob))
-    num_rows, first_hash, last_hash, num_chars = reach
+    num_rows, first_hash, last_hash, num_chars, num_contexts = reach
     last_hash = checksum(*intent, last_hash)
-    extent.keep(driver, row.pid, Extent(num_rows + 1, first_hash, last_hash, num_chars))
+    reach = Extent(num_rows + 1, first_hash, last_hash, num_chars, num_contexts)
+    extent.keep(driver, row.pid, reach)
 
 
 def finish_row(
@@ -336,28 +348,38 @@ def to_float(value: float | None) -> float | None:
     return None if value is None else float(value)
 
 
-def append_output(connection: Connection, pid: int, text: str) -> int:
-    """Add to what a process has written; how many characters came before."""
+def append_output(
+    connection: Connection, pid: int, text: str, call: tuple[str, int] | None = None
+) -> int:
+    """Add to what a process has written; how many characters came before.
+
+    `call` is the strand and number of the call that wrote it.
+    """
     driver = driver_of(connection)
     reach = extent.read(driver, pid)
     if text:
-        fields = (pid, reach.num_chars, len(text), text)
+        fields = (pid, reach.num_chars, len(text), text, *(call or (None, None)))
         driver.execute(ADD_TEXT, (*fields, checksum(*fields)))
         extent.keep(driver, pid, reach._replace(num_chars=reach.num_chars + len(text)))
     return reach.num_chars
 
 
-def walk_output(connection: Connection, pid: int, offset_chars: int = 0) -> Iterator[str]:
+def walk_texts(connection: Connection, pid: int, offset_chars: int = 0) -> Iterator[Written]:
     """What a process has written from the start of a text on. E_STORAGE if it is not all that."""
     driver = driver_of(connection)
     num_chars = extent.read(driver, pid).num_chars
-    for start, size, text, proof in driver.execute(FIND_TEXTS, (pid, offset_chars)):
-        if start != offset_chars or proof != checksum(pid, start, size, text):
+    for start, size, *rest, proof in driver.execute(FIND_TEXTS, (pid, offset_chars)):
+        if start != offset_chars or proof != checksum(pid, start, size, *rest):
             break
         offset_chars += size
-        yield text
+        yield Written._make(rest)
     if offset_chars != num_chars:
         raise damage(f"the output of process {pid} is damaged at character {offset_chars}")
+
+
+def walk_output(connection: Connection, pid: int, offset_chars: int = 0) -> Iterator[str]:
+    """`walk_texts` without the calls."""
+    return (written.text for written in walk_texts(connection, pid, offset_chars))
 
 
 async def read_output(db: Database, pid: int) -> str:

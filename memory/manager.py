@@ -59,9 +59,9 @@ class MemoryManager:
     def context_append(
         self, connection: Connection, pid: int, context: int, messages: tuple[Message, ...]
     ) -> int:
-        """Add messages; how many there are now. E_ARG or E_PERM if it is not this process's."""
+        """Add messages; how many there are now. E_ARG if this process has no such context."""
         return contexts.append(connection, pid, context, messages)
 
     async def context_read(self, pid: int, context: int) -> tuple[Message, ...]:
-        """The messages in order. E_ARG or E_PERM if it is not this process's."""
+        """The messages in order. E_ARG if this process has no such context."""
         return await self._db.read(lambda connection: contexts.read(connection, pid, context))

@@ -23,8 +23,8 @@ CREATE VIRTUAL TABLE item_fts USING fts5(
 """
 ADD_EXTENTS = """
 INSERT INTO extent
-SELECT pid, num_rows, X'', last_hash, num_chars,
-  llmos_checksum(pid, num_rows, X'', last_hash, num_chars)
+SELECT pid, num_rows, X'', last_hash, num_chars, num_contexts,
+  llmos_checksum(pid, num_rows, X'', last_hash, num_chars, num_contexts)
 FROM (
   SELECT owner.pid AS pid,
     (SELECT count(*) FROM journal WHERE journal.pid = owner.pid) AS num_rows,
@@ -34,8 +34,10 @@ FROM (
       FROM journal WHERE journal.pid = owner.pid ORDER BY id DESC LIMIT 1), X'') AS last_hash,
     coalesce((
       SELECT max(offset_chars + num_chars) FROM output WHERE output.pid = owner.pid),
-      0) AS num_chars
-  FROM (SELECT pid FROM journal UNION SELECT pid FROM output) AS owner)
+      0) AS num_chars,
+    (SELECT count(*) FROM context WHERE context.pid = owner.pid) AS num_contexts
+  FROM (
+    SELECT pid FROM journal UNION SELECT pid FROM output UNION SELECT pid FROM context) AS owner)
 """
 SEAL_NOTES = """
 UPDATE item SET checksum = llmos_checksum(uid,
@@ -80,8 +82,24 @@ def add_waits(connection: Connection) -> None:
         table.create(connection, checkfirst=True)
 
 
+def number_contexts(connection: Connection) -> None:
+    """Step 6: contexts are numbered within their process, where they were numbered over all.
+
+    Those that are there keep their numbers, which journals and apps know.
+    """
+    if add_column(connection, "context", "number INTEGER"):
+        connection.exec_driver_sql("UPDATE context SET number = id")
+        connection.exec_driver_sql("CREATE UNIQUE INDEX context_number ON context (pid, number)")
+
+
+def name_writers(connection: Connection) -> None:
+    """Step 7: output names the call that wrote it; of what is older nobody knows."""
+    if add_column(connection, "output", "strand TEXT"):
+        connection.exec_driver_sql("ALTER TABLE output ADD COLUMN seq INTEGER")
+
+
 def keep_large_bodies_apart(connection: Connection) -> None:
-    """Step 6: bodies that are too large for a row of the journal. Rows that have theirs keep it."""
+    """Step 8: bodies that are too large for a row of the journal. Rows that have theirs keep it."""
     blob.create(connection, checkfirst=True)
     if add_column(connection, "journal", "blob BLOB"):
         connection.exec_driver_sql(
@@ -90,7 +108,7 @@ def keep_large_bodies_apart(connection: Connection) -> None:
 
 
 def prove_processes(connection: Connection) -> None:
-    """Step 7: how far each process came, and checksums of what it wrote and of its record.
+    """Step 9: how far each process came, and checksums of what it wrote and of its record.
 
     What is there now is taken for true: nothing else says what it was.
     """
@@ -99,7 +117,8 @@ def prove_processes(connection: Connection) -> None:
         connection.exec_driver_sql(ADD_EXTENTS)
     if add_column(connection, "output", "checksum BLOB"):
         connection.exec_driver_sql(
-            "UPDATE output SET checksum = llmos_checksum(pid, offset_chars, num_chars, text)"
+            "UPDATE output SET checksum = llmos_checksum(pid, offset_chars, num_chars, text,"
+            " strand, seq)"
         )
     if add_column(connection, "process", "checksum BLOB"):
         connection.exec_driver_sql(
@@ -110,7 +129,7 @@ def prove_processes(connection: Connection) -> None:
 
 
 def prove_contexts_and_notes(connection: Connection) -> None:
-    """Step 8: a context says how many messages it has; a note's checksum covers all of it.
+    """Step 10: a context says how many messages it has; a note's checksum covers all of it.
 
     A note that is damaged by its old checksum keeps that, which is wrong by the new rule too.
     """
@@ -121,7 +140,8 @@ def prove_contexts_and_notes(connection: Connection) -> None:
             " (SELECT count(*) FROM message WHERE context_id = context.id)"
         )
         connection.exec_driver_sql(
-            "UPDATE context SET checksum = llmos_checksum(id, pid, created_at, num_messages)"
+            "UPDATE context SET checksum = llmos_checksum(id, pid, created_at, number,"
+            " num_messages)"
         )
     connection.exec_driver_sql(SEAL_NOTES)
 
@@ -132,6 +152,8 @@ STEPS: tuple[Callable[[Connection], None], ...] = (
     number_commits,
     keep_tokens,
     add_waits,
+    number_contexts,
+    name_writers,
     keep_large_bodies_apart,
     prove_processes,
     prove_contexts_and_notes,

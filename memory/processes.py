@@ -21,7 +21,6 @@ from .db import Database
 from .driver import driver_of
 from .entry import STORE_ERRORS
 from .journal import count_printed_chars
-from .numbers import last_given, was_given
 from .schema import process
 
 FIND_ROOT = (
@@ -163,7 +162,7 @@ def read(connection: Connection, pid: int) -> ProcessRecord | None:
     """`get` on one snapshot."""
     row = driver_of(connection).execute(FIND, (pid,)).fetchone()
     if row is None:
-        if was_given(connection, "process", pid):
+        if 1 <= pid <= last_given(connection):
             raise damage(f"the record of process {pid} is missing")
         return None
     record = _to_record(row)
@@ -172,10 +171,22 @@ def read(connection: Connection, pid: int) -> ProcessRecord | None:
     return record
 
 
+def last_given(connection: Connection) -> int:
+    """The highest pid that SQLite gave out (sqlite.org/autoinc.html); 0 if there was none.
+
+    Rows are never removed, so "there is no such process" and "it is lost" can be told apart.
+    """
+    query = "SELECT seq FROM sqlite_sequence WHERE name = 'process'"
+    (number,) = driver_of(connection).execute(query).fetchone() or (0,)
+    if not isinstance(number, int):
+        raise damage("the last pid is damaged")
+    return number
+
+
 def find_last(connection: Connection) -> int:
     """The highest pid that there ever was; 0 if there was none."""
     stored = driver_of(connection).execute("SELECT max(pid) FROM process").fetchone()[0]
-    return max(last_given(connection, "process"), stored or 0)
+    return max(last_given(connection), stored or 0)
 
 
 def _read_newest(connection: Connection, limit: int) -> tuple[ProcessRecord, ...]:

@@ -74,8 +74,10 @@ context = Table(
     Column("id", Integer, primary_key=True),
     Column("pid", Integer, nullable=False),
     Column("created_at", Float, nullable=False),
+    Column("number", Integer, nullable=False),
     Column("num_messages", Integer),
     Column("checksum", LargeBinary),
+    Index("context_number", "pid", "number", unique=True),
     sqlite_autoincrement=True,
 )
 
@@ -172,6 +174,8 @@ output = Table(
     Column("offset_chars", Integer, primary_key=True, autoincrement=False),
     Column("num_chars", Integer, nullable=False),
     Column("text", Text, nullable=False),
+    Column("strand", Text),
+    Column("seq", Integer),
     Column("checksum", LargeBinary),
 )
 
@@ -183,6 +187,7 @@ extent = Table(
     Column("first_hash", LargeBinary, nullable=False),
     Column("last_hash", LargeBinary, nullable=False),
     Column("num_chars", Integer, nullable=False),
+    Column("num_contexts", Integer, nullable=False),
     Column("checksum", LargeBinary, nullable=False),
 )
 

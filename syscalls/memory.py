@@ -33,9 +33,14 @@ class ContextAppend(msgspec.Struct, frozen=True):
 
 
 class ContextLength(msgspec.Struct, frozen=True):
-    """How many messages the context has now."""
+    """How many messages the context has now, and how many it had before.
+
+    `context` is None only in journals of an older version.
+    """
 
     num_messages: int
+    context: int | None = None
+    num_before: int = 0
 
 
 class ContextRead(msgspec.Struct, frozen=True):

@@ -6,6 +6,7 @@ A stream that breaks its rules is closed with a reason and ends its process; nob
 import asyncio
 import hmac
 import logging
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
 import anyio
@@ -32,23 +33,28 @@ from llmos.syscalls.wire import (
 
 from ..admission import admit, join
 from ..dispatch import dispatch, fail_request
+from ..handlers import Send
 from ..machine import Machine
 from ..process import Process
 
 HELLO_TIMEOUT_SECONDS = 10.0
 GOODBYE_TIMEOUT_SECONDS = 1.0
+Answer = Callable[[Machine, Process, Request, bool, Send], Awaitable[None]]
 logger = logging.getLogger(__name__)
 _from_app = msgspec.msgpack.Decoder(FromApp)
 
 
 async def serve_app(
-    machine: Machine, process: Process, stream: ByteStream, token: str
+    machine: Machine, process: Process, stream: ByteStream, token: str, answer: Answer = dispatch
 ) -> Exit | None:
-    """Serve a process until its Exit frame, which is returned; None if it left without one."""
+    """Serve a process until its Exit frame, which is returned; None if it left without one.
+
+    `answer` performs an admitted call and sends its reply.
+    """
     frames = FrameStream(stream)
     try:
         await _greet(process, frames, token)
-        return await _Calls(machine, process, frames).serve()
+        return await _Calls(machine, process, frames, answer).serve()
     except GONE:
         return None
     except SyscallError as error:
@@ -87,8 +93,11 @@ class _Calls:
     a call costs no task of its own, and does not wait for one to have its turn.
     """
 
-    def __init__(self, machine: Machine, process: Process, frames: FrameStream) -> None:
+    def __init__(
+        self, machine: Machine, process: Process, frames: FrameStream, answer: Answer
+    ) -> None:
         self._machine = machine
+        self._answer = answer
         self._process = process
         self._frames = frames
         self._workers = anyio.create_task_group()
@@ -106,7 +115,7 @@ class _Calls:
     async def _work(self) -> None:
         while (call := await self._receive_call()) is not None:
             self._let_another_receive()
-            await dispatch(self._machine, self._process, *call, self._send)
+            await self._answer(self._machine, self._process, *call, self._send)
             if self._follower is not None:
                 return
             self._follower = asyncio.get_running_loop().create_future()
@@ -118,7 +127,8 @@ class _Calls:
         if self._follower is None or self._follower.done():  # done: it was cancelled
             self._workers.start_soon(self._work)
         else:
-            self._follower.set_result(None)
+            if not self._follower.done():  # cancelled with all the others, as this one will be
+                self._follower.set_result(None)
             self._follower = None
 
     async def _receive_call(self) -> tuple[Request, bool] | None:

@@ -21,46 +21,50 @@ import msgspec
 from anyio.abc import SocketAttribute, SocketStream
 
 import llmos
-from llmos.memory import processes
-from llmos.memory.journal import JournalRow
-from llmos.memory.logs import read_calls, read_output
+from llmos.memory.logs import read_output
 from llmos.syscalls.errors import E_ARG, E_MODEL, E_PERM, SyscallError
 from llmos.syscalls.process import Signalled
 from llmos.syscalls.tasks import running
 from llmos.syscalls.wire import GONE, FrameStream, decode
 
-from ..listing import list_processes
+from ..history import read_history
+from ..inspection import inspect
+from ..listing import list_processes, require_record
 from ..machine import Machine
 from ..process import End
 from ..protocol import (
     MAX_CONTROL_FRAME_BYTES,
     Ended,
+    Fork,
     FromTerminal,
     Input,
+    Inspect,
     Interrupt,
     Kill,
     KillReply,
     ListProcesses,
     LogPiece,
-    LogRow,
     ModelStatsReply,
     Notice,
     ProcessListing,
     ReadLog,
     ReadModelStats,
     ReadStatus,
+    ReadTrace,
     Refused,
+    Replay,
     Resume,
     Run,
     Shutdown,
     Started,
     StatusReply,
     TraceModel,
+    TracePiece,
 )
 from ..stats import StatsReply
 from ..terminal import Terminal
+from ..tracing import read_trace
 
-MAX_SUMMARY_CHARS = 200
 _from_terminal = msgspec.msgpack.Decoder(FromTerminal)
 _ucred = struct.Struct("3i")
 logger = logging.getLogger(__name__)
@@ -123,8 +127,20 @@ async def _answer(machine: Machine, frames: FrameStream, request: FromTerminal) 
             await _attend(machine, frames, terminal, request.pid)
         case ListProcesses():
             await frames.send(ProcessListing(await list_processes(machine, request.limit)))
+        case Fork():
+            await _fork(machine, frames, request)
         case ReadLog():
             await _send_log(machine, frames, request.pid)
+        case Replay():
+            async with _until_hung_up(frames):
+                await frames.send(await machine.launcher.replay(request.pid))
+        case Inspect():
+            async for part in inspect(machine, request.pid, request.at):
+                await frames.send(part)
+        case ReadTrace():
+            async for piece in read_trace(machine, request.pid):
+                await frames.send(piece)
+            await frames.send(TracePiece())
         case Kill():
             delivered = await machine.launcher.deliver(request.pid, request.name)
             await frames.send(KillReply(Signalled(delivered)))
@@ -160,6 +176,19 @@ async def _run(machine: Machine, frames: FrameStream, request: Run) -> None:
     else:
         terminal.attend(pid)
         await _attend(machine, frames, terminal, pid)
+
+
+async def _fork(machine: Machine, frames: FrameStream, request: Fork) -> None:
+    """Start a fork and stay with it, unless it is to run on its own: until somebody comes."""
+    terminal = Terminal(is_attended=not request.detach)
+    process = await machine.launcher.fork(
+        request.pid, request.at, terminal, model=request.model, sampling=request.sampling
+    )
+    machine.launcher.recover()
+    if request.detach:
+        await frames.send(Started(process.pid))
+    else:
+        await _attend(machine, frames, terminal, process.pid)
 
 
 async def _attend(machine: Machine, frames: FrameStream, terminal: Terminal, pid: int) -> None:
@@ -237,33 +266,12 @@ async def _obey(machine: Machine, terminal: Terminal, request: FromTerminal) -> 
 
 async def _send_log(machine: Machine, frames: FrameStream, pid: int) -> None:
     """Send what a process wrote and called, a piece at a time: it may be more than memory holds."""
-    if await processes.get(machine.db, pid) is None:
-        raise E_ARG(f"there is no process {pid}", field="pid")
+    await require_record(machine, pid)
     async for text in read_output(machine.db, pid):
         await frames.send(LogPiece(pid, output=text))
-    async for rows in read_calls(machine.db, pid):
-        await frames.send(LogPiece(pid, rows=tuple(map(_log_row, rows))))
+    async for rows in read_history(machine, pid):
+        await frames.send(LogPiece(pid, rows=rows))
     await frames.send(LogPiece(pid, is_last=True))
-
-
-def _log_row(row: JournalRow) -> LogRow:
-    return LogRow(
-        row.strand,
-        row.seq,
-        row.name,
-        row.state,
-        row.started_at,
-        row.ended_at,
-        _summarize(row.error or row.result or b""),
-    )
-
-
-def _summarize(body: bytes) -> str:
-    """A journaled value as one short line."""
-    if not body:
-        return ""
-    text = msgspec.json.encode(msgspec.msgpack.decode(body)).decode()
-    return text if len(text) <= MAX_SUMMARY_CHARS else text[: MAX_SUMMARY_CHARS - 3] + "..."
 
 
 def _find_loaded(machine: Machine, name: str | None) -> tuple[str, ...]:
@@ -293,6 +301,16 @@ async def _trace(machine: Machine, frames: FrameStream, request: TraceModel) -> 
     if len(names) > 1:
         raise E_ARG(f"several models are loaded; name one of {', '.join(names)}", field="model")
     driver = machine.models.get(names[0]).driver
+    async with _until_hung_up(frames):
+        trace = await driver.trace(request.seconds)
+        if trace is None:
+            raise E_MODEL(f"{names[0]} runs without an executor", field="model")
+        await frames.send(trace)
+
+
+@asynccontextmanager
+async def _until_hung_up(frames: FrameStream) -> AsyncIterator[None]:
+    """Give up what is done for a person when the person hangs up."""
 
     async def watch(scope: anyio.CancelScope) -> None:
         with suppress(*GONE, SyscallError):
@@ -302,10 +320,7 @@ async def _trace(machine: Machine, frames: FrameStream, request: TraceModel) -> 
     with anyio.CancelScope() as scope:
         async with running() as tasks:
             tasks.start_soon(watch, scope)
-            trace = await driver.trace(request.seconds)
-            if trace is None:
-                raise E_MODEL(f"{names[0]} runs without an executor", field="model")
-            await frames.send(trace)
+            yield
 
 
 def _status(machine: Machine) -> StatusReply:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import anyio
 import msgspec
+from msgspec.structs import replace
 
 from llmos.memory.chunks import Branch, delete_chunks
 from llmos.memory.db import Connection
@@ -23,6 +24,7 @@ from ..drivers.driver import Driver, Finished, GenerationJob, Note
 from ..models import Model
 from ..process import Process
 from ..protocol import Notice
+from ..sampling import override
 from .telling import must_be_durable, telling
 from .trap import Effect, Trap
 
@@ -43,6 +45,7 @@ async def sys_generate(trap: Trap, call: Generate) -> Effect:
     One that was interrupted goes on after the tokens that were kept of it.
     """
     machine, process = trap.machine, trap.process
+    call = replace(call, sampling=override(call.sampling, process.spec.sampling))
     _check(call, call.sampling.max_tokens or machine.config.max_tokens_default)
     name = call.model or process.model
     messages = call.messages
@@ -236,7 +239,7 @@ def _finish(
 
     def apply(connection: Connection) -> Generation:
         if rest:
-            append_output(connection, process.pid, rest)
+            append_output(connection, process.pid, rest, (trap.strand, trap.seq))
         return reply
 
     return Effect(apply)

@@ -1,5 +1,6 @@
 """Contexts and notes: `context_*`, `remember`, `recall`, `forget`."""
 
+from llmos.memory.db import Connection
 from llmos.syscalls.memory import (
     ContextAppend,
     ContextCreate,
@@ -27,9 +28,12 @@ async def sys_context_create(trap: Trap, call: ContextCreate) -> Effect:
 async def sys_context_append(trap: Trap, call: ContextAppend) -> Effect:
     """Add messages to a context of this process."""
     memory, pid = trap.machine.memory, trap.process.pid
-    return Effect(
-        lambda c: ContextLength(memory.context_append(c, pid, call.context, call.messages))
-    )
+
+    def apply(connection: Connection) -> ContextLength:
+        num_messages = memory.context_append(connection, pid, call.context, call.messages)
+        return ContextLength(num_messages, call.context, num_messages - len(call.messages))
+
+    return Effect(apply)
 
 
 async def sys_context_read(trap: Trap, call: ContextRead) -> ContextMessages:

@@ -10,11 +10,11 @@ from .trap import Effect, Trap
 
 async def sys_print(trap: Trap, call: Print) -> Effect:
     """Write to the process's output: shown once it is durable, so that a crash cannot unsay it."""
-    process = trap.process
+    process, where = trap.process, (trap.strand, trap.seq)
     await process.terminal.wait_for_room()
 
     def apply(connection: Connection) -> Printed:
-        return Printed(append_output(connection, process.pid, call.text))
+        return Printed(append_output(connection, process.pid, call.text, where))
 
     def show(_: Printed) -> None:
         process.num_printed_chars += len(call.text)

@@ -214,10 +214,12 @@ class SimulatedZygote(Zygote):
         self._num_deaths = 0
         self.num_crashes = 0  # of apps that nobody killed
 
-    async def fork(self, program: Program, app_socket: socket, log_socket: socket) -> None:
+    async def fork(
+        self, program: Program, app_socket: socket, log_socket: socket, pid: int | None = None
+    ) -> None:
         """Start an app."""
         log_socket.close()
-        app = self._apps[program.pid] = SimulatedChild(app_socket)
+        app = self._apps[program.pid if pid is None else pid] = SimulatedChild(app_socket)
         if self.is_up:
             app.task = asyncio.create_task(self._live(program, app))
             app.task.add_done_callback(partial(self._bury, app))

@@ -1,5 +1,6 @@
 """Bytes that are no calls: each is answered as the design says, and nobody else notices."""
 
+import asyncio
 import os
 import socket
 import struct
@@ -396,3 +397,41 @@ async def test_every_encoding_of_the_msgpack_test_suite_gets_an_answer(
         frame = await receive(frames)
         assert isinstance(frame, Failure), args
         assert frame.error.code in {"E_ARG", "E_DECODE"}
+
+
+class Mouth:
+    """A stream whose bytes arrive at the moment at which the test says so."""
+
+    def __init__(self) -> None:
+        self._arrival = asyncio.get_running_loop().create_future()
+
+    async def receive(self, max_bytes: int = 0) -> bytes:
+        self._arrival = asyncio.get_running_loop().create_future()
+        data: bytes = await self._arrival
+        return data
+
+    def say(self, frame: object) -> None:
+        self._arrival.set_result(encode_frame(frame))
+
+    async def send(self, item: bytes) -> None:
+        await anyio.lowlevel.checkpoint()
+
+    async def aclose(self) -> None:
+        await anyio.lowlevel.checkpoint()
+
+
+async def test_a_call_that_arrives_as_the_kernel_stops_is_no_fault(
+    machine: Machine, process: Process
+) -> None:
+    mouth = Mouth()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(serve_app, machine, process, mouth, TOKEN)
+        for frame in (Hello(PROTOCOL_VERSION, process.pid, TOKEN), request("getpid", {})):
+            await anyio.wait_all_tasks_blocked()
+            mouth.say(frame)
+        await anyio.wait_all_tasks_blocked()
+        mouth.say(request("getpid", {}, seq=1))
+        tasks.cancel_scope.cancel()
+
+    assert process.next_seq == {"0": 2}

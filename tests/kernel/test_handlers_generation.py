@@ -14,7 +14,7 @@ from llmos.kernel.protocol import Notice, Output
 from llmos.kernel.terminal import Terminal
 from llmos.memory.journal import read_output
 from llmos.syscalls.client import System
-from llmos.syscalls.errors import E_ARG, E_LIMIT, E_PERM, E_TOOL
+from llmos.syscalls.errors import E_ARG, E_LIMIT, E_TOOL
 from llmos.syscalls.types import Message
 
 from .conftest import EVERYTHING, Attach, read_rows
@@ -143,7 +143,7 @@ async def test_a_context_of_another_process_is_refused(attach: Attach, machine: 
     stranger, process = await attach()
     context = await owner.context(system="secret")
 
-    with pytest.raises(E_PERM) as caught:
+    with pytest.raises(E_ARG) as caught:
         await stranger.generate("what is it?", context=context.number)
 
     assert caught.value.field == "context"

@@ -95,12 +95,12 @@ def add_calls(connection: Connection, pid: int, first_seq: int) -> None:
 def go_on(connection: Connection, pid: int, first_seq: int) -> None:
     """More of the same, and another state."""
     add_calls(connection, pid, first_seq)
-    contexts.append(connection, pid, pid, (Message("user", f"Go on from {first_seq}."),))
+    contexts.append(connection, pid, 1, (Message("user", f"Go on from {first_seq}."),))
     processes.change(connection, pid, completion_tokens=first_seq, model=f"echo {first_seq}")
 
 
 async def make_example(path: Path, num_processes: int = 3) -> None:
-    """Write a store of that many processes, numbered from 1; context N is of process N."""
+    """Write a store of that many processes, numbered from 1, each with a context."""
     db = Database.open(path)
     for _ in range(num_processes):
         await db.write(add_process)
@@ -152,7 +152,7 @@ async def _read_pieces(db: Database, pid: int) -> str:
 
 
 async def _read_context(db: Database, pid: int) -> tuple[Message, ...]:
-    return await db.read(lambda connection: contexts.read(connection, pid, pid))
+    return await db.read(lambda connection: contexts.read(connection, pid, 1))
 
 
 async def _read_notes(db: Database, space: str) -> frozenset[object]:

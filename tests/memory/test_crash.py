@@ -40,9 +40,9 @@ anyio.run(main)
 ACKNOWLEDGES_BEFORE_COMMIT = """
 import sqlite3, sys
 connection = sqlite3.connect(sys.argv[1])
+insert = "INSERT INTO output(pid, offset_chars, num_chars, text) VALUES (?, 0, 1, 'x')"
 for number in range(1_000_000):
-    connection.execute(
-        "INSERT INTO output(pid, offset_chars, num_chars, text) VALUES (?, 0, 1, 'x')", (number,))
+    connection.execute(insert, (number,))
     print(number, flush=True)
 connection.commit()
 """

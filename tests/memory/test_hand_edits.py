@@ -39,9 +39,10 @@ EDITS = {
     "DELETE FROM output WHERE pid = 2 AND offset_chars = 0": "2 .* character 0",
     "DELETE FROM output WHERE pid = 2 AND offset_chars ="
     " (SELECT max(offset_chars) FROM output)": "output of process 2 is damaged at character",
-    "UPDATE context SET pid = 1 WHERE id = 2": "context 2",
-    "DELETE FROM context WHERE id = 2": "context 2 is missing",
-    "DELETE FROM message WHERE context_id = 2": "context 2 of process 2 has 0 messages",
+    "UPDATE context SET num_messages = 7 WHERE pid = 2": "context 1 of process 2 is damaged",
+    "UPDATE context SET number = 7 WHERE pid = 2": "context 7 of process 2 is damaged",
+    "DELETE FROM context WHERE id = 2": "a context of process 2 is missing",
+    "DELETE FROM message WHERE context_id = 2": "context 1 of process 2 has 0 messages",
     "UPDATE process SET spec = X'00' WHERE pid = 2": "process 2 is damaged",
     "UPDATE process SET ended_at = 5 WHERE pid = 2": "process 2 is damaged",
     "DELETE FROM process WHERE pid = 2": "process 2 is missing",

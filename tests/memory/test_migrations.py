@@ -7,10 +7,14 @@ import anyio
 import pytest
 from sqlalchemy import create_engine, inspect
 
+from llmos.memory.contexts import create, read
 from llmos.memory.db import Database
+from llmos.memory.journal import read_output
 from llmos.memory.migrations import APPLICATION_ID
 from llmos.memory.schema import metadata
 from llmos.syscalls.errors import E_STORAGE
+
+from .old_stores import make_old_store
 
 pytestmark = pytest.mark.anyio
 
@@ -35,25 +39,6 @@ async def test_a_file_that_stopped_after_the_first_step_is_brought_on(tmp_path: 
     db = Database.open(path)
 
     assert await db.read(lambda c: c.exec_driver_sql("SELECT count(*) FROM item_fts").scalar()) == 0
-    await db.aclose()
-
-
-async def test_a_file_from_before_processes_slept_is_brought_on(tmp_path: Path) -> None:
-    path = tmp_path / "memory.db"
-    await Database.open(path).aclose()
-    with sqlite3.connect(path) as old:
-        for column in ("num_restarts", "restarted_at"):
-            old.execute(f"ALTER TABLE process DROP COLUMN {column}")
-        for name in ("INDEX process_parent", "INDEX process_unfinished"):
-            old.execute(f"DROP {name}")
-        for name in ("TABLE wait", "TABLE mail"):
-            old.execute(f"DROP {name}")
-        old.execute("PRAGMA user_version = 3")
-    old.close()
-
-    db = Database.open(path)
-
-    await test_the_steps_make_the_tables_of_the_metadata(db)
     await db.aclose()
 
 
@@ -82,3 +67,16 @@ async def test_opening_again_changes_nothing(tmp_path: Path) -> None:
     await Database.open(path).aclose()
 
     assert path.read_bytes() == before
+
+
+async def test_contexts_of_an_old_store_keep_their_numbers(tmp_path: Path) -> None:
+    path = tmp_path / "memory.db"
+    make_old_store(path)
+
+    db = Database.open(path)
+
+    found = await db.read(lambda c: [read(c, 1, 1), read(c, 2, 2)])
+    assert [messages[0].content for messages in found] == ["hi", "hi"]
+    assert await db.write(lambda c: [create(c, 1, ()), create(c, 2, ())]) == [2, 3]
+    assert await read_output(db, 2) == "héllo world"
+    await db.aclose()
