@@ -191,6 +191,35 @@ async def test_the_end_of_what_was_brought_back_and_killed_is_waited_for(
         assert (await read_record(machine, pid)).exit_status == "killed"
 
 
+PONG = """
+while (letter := await sys_.receive()).text != "end":
+    await sys_.sleep(0.3)
+    await sys_.send(letter.sender, letter.text)
+"""
+PING = """
+child = await sys_.spawn(words[0])
+for number in range(6):
+    await sys_.send(child, str(number))
+    await sys_.print((await sys_.receive()).text)
+await sys_.send(child, "end")
+await sys_.wait(child)
+"""
+
+
+async def test_who_writes_to_each_other_through_sleeps_and_boots_loses_and_repeats_nothing(
+    make_app: MakeApp, tmp_path: Path
+) -> None:
+    ping, pong = make_app("ping", PING), make_app("pong", PONG)
+    async with boot(load_sleepy(tmp_path, 0.05)) as machine:
+        pid = (await start(machine, ping, tmp_path, pong)).pid
+        with anyio.move_on_after(1.5):
+            await wait_record_ended(machine, pid)
+
+    async with recovered(tmp_path, 0.05) as machine:
+        assert (await wait_record_ended(machine, pid)).exit_status == "exited"
+        assert await read_output(machine.db, pid) == "0\n1\n2\n3\n4\n5\n"
+
+
 # -- a person comes
 
 
