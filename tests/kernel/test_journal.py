@@ -14,6 +14,7 @@ from llmos.syscalls.errors import E_ARG, E_CANCELLED, E_STORAGE, ErrorReply
 from llmos.syscalls.table import TABLE
 from llmos.syscalls.values import Now, Sleep
 from llmos.syscalls.wire import encode
+from tests.memory.conftest import no_room
 
 from .conftest import make_process, read_rows
 
@@ -190,3 +191,36 @@ async def test_rows_stand_in_the_order_in_which_calls_began(
 def test_a_digest_is_of_the_arguments_alone() -> None:
     assert digest_call(Sleep(1.0)) == digest_call(Sleep(1.0))
     assert digest_call(Sleep(1.0)) != digest_call(Sleep(2.0))
+
+
+FAILS_NOW = E_STORAGE("the store failed: disk I/O error", retry_after_seconds=5)
+
+
+async def test_a_call_that_the_store_refuses_before_it_began_is_to_come_again(
+    machine: Machine, process: Process
+) -> None:
+    entry = entry_of(machine, process, "sleep")
+    with no_room(1000), pytest.raises(E_STORAGE) as caught:
+        await entry.begin(durable=True)
+
+    heard = entry.refuse(caught.value).reply()
+
+    assert (heard.code, heard.field, heard.retry_after_seconds) == ("E_BUSY", "seq", 1)
+    assert await read_rows(machine, process) == []
+
+
+async def test_a_call_that_has_a_row_has_failed(machine: Machine, process: Process) -> None:
+    begun, ended = entry_of(machine, process, "sleep"), entry_of(machine, process, seq=1)
+    await begun.begin(durable=True)
+    ended.fail(FAILS_NOW.reply())  # the disk was read in vain, and takes the row
+
+    assert [each.refuse(FAILS_NOW) for each in (begun, ended)] == [FAILS_NOW, FAILS_NOW]
+    assert [row.state for row in await read_rows(machine, process)] == ["INTENT", "FAILED"]
+
+
+async def test_a_store_that_will_not_recover_is_heard_of(
+    machine: Machine, process: Process
+) -> None:
+    damaged = E_STORAGE("the journal's call 1/0/0 is damaged")
+
+    assert entry_of(machine, process).refuse(damaged) is damaged
