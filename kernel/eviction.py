@@ -1,8 +1,9 @@
 """Eviction: a process that has done nothing but wait for a while gives up its OS process.
 
 All its calls in flight must be durable waits, the same ones for `evict_after_seconds`, and its OS
-process must not have run meanwhile: an app that computes beside a wait is left alone. To take the
-OS process is what a crash does, so the journal brings the process back; nothing in its code knows.
+process must not have run meanwhile: an app that computes beside a wait is left alone. Then the app
+is asked whether it has timers of its own, such as a timeout around a call. To take the OS process
+is what a crash does, so the journal brings the process back; nothing in its code knows.
 """
 
 from typing import NamedTuple
@@ -76,8 +77,10 @@ class Evictor:
         self._idle[process.pid] = found  # should it stay, it is not looked into at every turn
         waits = await plan_waits(self._machine, process, seconds)
         has_children = await to_thread.run_sync(has_os_children, self._os_pid(process))
-        is_idle = is_waiting(process) and frozenset(process.in_flight) == idle.calls
-        if waits and is_idle and not has_children and self._measure(process) == idle.activity:
+        if not waits or has_children or self._measure(process) != idle.activity:
+            return
+        is_idle = await self._machine.launcher.ask_idle(process)
+        if is_idle and is_waiting(process) and frozenset(process.in_flight) == idle.calls:
             self._machine.launcher.evict(process, waits)
 
     def _os_pid(self, process: Process) -> int | None:

@@ -257,6 +257,10 @@ class Launcher:
             ending = None
         await self._bury(process, ending, log)
 
+    async def ask_idle(self, process: Process) -> bool:
+        """Whether an app says that only a reply to one of its calls can make it go on."""
+        return await self._os_processes.ask_idle(process)
+
     def evict(self, process: Process, waits: Sequence[Wait]) -> None:
         """Take a process its OS process; it sleeps until one of these waits is over."""
         process.leaving, process.is_wanted = tuple(waits), False

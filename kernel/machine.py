@@ -111,6 +111,10 @@ class Launcher(Protocol):
         """
         ...
 
+    async def ask_idle(self, process: Process) -> bool:
+        """Whether an app says that only a reply to one of its calls can make it go on."""
+        ...
+
     def evict(self, process: Process, waits: Sequence[Wait]) -> None:
         """Take a process its OS process; it sleeps until one of these waits is over."""
         ...

@@ -1,15 +1,16 @@
 """One OS process of a process, from fork to reap: its calls are served, its words are logged."""
 
+import asyncio
 import signal
 import socket
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 
 import anyio
 
 from llmos.syscalls.errors import E_LIMIT
 from llmos.syscalls.runtime import EXIT_CODES, Program
 from llmos.syscalls.stream import BytesOnlyStream, SocketStream
-from llmos.syscalls.wire import Deliver, Exit, encode_frame
+from llmos.syscalls.wire import GONE, AskIdle, Deliver, Exit, encode_frame
 
 from .applog import AppLog
 from .ending import was_cut_off
@@ -19,6 +20,7 @@ from .process import Process
 from .zygote import Zygote
 
 LAST_WORDS_SECONDS = 1.0
+IDLE_ANSWER_SECONDS = 1.0
 
 
 class OsProcesses:
@@ -92,6 +94,18 @@ class OsProcesses:
             except (anyio.BrokenResourceError, anyio.ClosedResourceError):
                 return False
         return True
+
+    async def ask_idle(self, process: Process) -> bool:
+        """Whether an app says that only a reply makes it go on; one that says nothing is busy."""
+        stream = self._streams.get(process.pid)
+        if stream is None:
+            return False
+        answer: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        process.idle_told = answer
+        with anyio.move_on_after(IDLE_ANSWER_SECONDS), suppress(*GONE):
+            await stream.send(encode_frame(AskIdle()))
+            await answer
+        return answer.done() and not answer.cancelled() and answer.result()
 
 
 def _program(process: Process, token: str) -> Program:

@@ -5,6 +5,7 @@ which a checkpoint changes; the launcher writes the life cycle; the dispatcher w
 usage. Everything durable about a process is in the store; this is what only a live one has.
 """
 
+import asyncio
 import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -111,6 +112,7 @@ class Process:
         self.has_left = False  # its stream of calls has ended
         self.is_brought_back = False  # it goes on by itself, not for a terminal of this kernel
         self.leaving: tuple[Wait, ...] | None = None  # it gives up its OS process to wait for these
+        self.idle_told: asyncio.Future[bool] | None = None  # the app was asked whether it is idle
         self.is_wanted = False  # something it waits for has come meanwhile
         self.end = End()
         self.greeted = anyio.Event()
@@ -154,6 +156,11 @@ class Process:
     def ended(self) -> anyio.Event:
         """Set when it has ended, or could not go on."""
         return self.end.told
+
+    def tell_idle(self, is_idle: bool) -> None:
+        """The app says whether anything but a reply can make it go on."""
+        if self.idle_told is not None and not self.idle_told.done():
+            self.idle_told.set_result(is_idle)
 
     def notify_mail(self) -> None:
         """A message has come: let every call that waits for one look."""

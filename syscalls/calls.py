@@ -17,12 +17,14 @@ import msgspec
 
 from .branch import Branch
 from .errors import E_ARG, E_BUSY, E_CANCELLED, raise_reply
+from .idleness import is_idle
 from .strands import Strand, current_strand
 from .table import BY_REQUEST
 from .tasks import side_by_side
 from .values import Patch, Patched
 from .wire import (
     GONE,
+    AskIdle,
     Cancel,
     Chunk,
     Deliver,
@@ -30,6 +32,7 @@ from .wire import (
     FrameStream,
     FromKernel,
     Goodbye,
+    Idle,
     Joined,
     Reply,
     Request,
@@ -80,6 +83,8 @@ class Caller:
             match frame:
                 case Welcome() | Deliver():
                     return frame
+                case AskIdle():
+                    await self._stream.send(Idle(is_idle()))
                 case Goodbye():
                     raise_reply(frame.error)
                 case Chunk():

@@ -13,6 +13,7 @@ import msgspec
 from .argv import bind_argv
 from .client import System
 from .errors import E_ARG, SyscallError
+from .idleness import AppLoop
 from .stream import SocketStream
 from .tasks import running
 from .wire import GONE, PROTOCOL_VERSION, Exit, FrameStream, Hello, Welcome
@@ -111,4 +112,4 @@ def run_app(program: Program, raw: socket.socket) -> int:
 
     An exception that is no SyscallError leaves as a traceback on stderr, like any program's.
     """
-    return anyio.run(serve, program, raw)
+    return anyio.run(serve, program, raw, backend_options={"loop_factory": AppLoop})

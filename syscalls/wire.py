@@ -70,6 +70,12 @@ class Exit(msgspec.Struct, frozen=True, tag="exit"):
     error: ErrorReply | None = None
 
 
+class Idle(msgspec.Struct, frozen=True, tag="idle"):
+    """The app's answer to AskIdle: whether nothing but a reply can make it go on."""
+
+    is_idle: bool
+
+
 class Welcome(msgspec.Struct, frozen=True, tag="welcome"):
     """The kernel's answer to HELLO: the app's arguments."""
 
@@ -107,14 +113,18 @@ class Deliver(msgspec.Struct, frozen=True, tag="signal"):
     name: str
 
 
+class AskIdle(msgspec.Struct, frozen=True, tag="ask_idle"):
+    """The kernel would take the app's OS process, which only waits as far as it can see."""
+
+
 class Goodbye(msgspec.Struct, frozen=True, tag="goodbye"):
     """The kernel closes the stream, and why."""
 
     error: ErrorReply
 
 
-FromApp = Hello | Request | Cancel | Joined | Exit
-FromKernel = Welcome | Chunk | Reply | Failure | Deliver | Goodbye
+FromApp = Hello | Request | Cancel | Joined | Idle | Exit
+FromKernel = Welcome | Chunk | Reply | Failure | Deliver | AskIdle | Goodbye
 
 
 class ByteStream(Protocol):

@@ -24,6 +24,7 @@ from llmos.syscalls.wire import (
     FromApp,
     Goodbye,
     Hello,
+    Idle,
     Joined,
     Reply,
     Request,
@@ -150,6 +151,8 @@ class _Calls:
                             call.abandon()
                     case Joined() as joined:
                         join(self._process, joined)
+                    case Idle() as idle:
+                        self._process.tell_idle(idle.is_idle)
                     case Hello():
                         raise E_FRAME("a second HELLO")
                     case Exit() as ending:

@@ -110,6 +110,24 @@ await sys_.gather(sys_.sleep(0.6), work())
     assert (tmp_path / "runs").read_text() == "main "
 
 
+async def test_a_timeout_of_the_apps_own_comes_in_time(
+    machine: Machine, make_app: MakeApp, tmp_path: Path
+) -> None:
+    body = (
+        ONCE
+        + """
+with anyio.move_on_after(0.8):
+    await sys_.sleep(1000)
+return "given up"
+"""
+    )
+    process = await start(machine, make_app("impatient", body), tmp_path)
+
+    assert await finish(process) == ("exited", "given up")
+
+    assert (tmp_path / "runs").read_text() == "main "
+
+
 async def test_a_short_rest_of_a_sleep_is_waited_for(attach: Attach, machine: Machine) -> None:
     system, process = await attach()
     async with anyio.create_task_group() as tasks:
