@@ -16,7 +16,7 @@ from sqlalchemy import Connection
 
 from llmos.syscalls.errors import E_STORAGE, SyscallError
 
-from . import contexts, journal, processes
+from . import contexts, journal, mail, processes
 from .driver import driver_of, open_read_only
 from .entry import STORE_ERRORS, storage_error
 from .processes import last_given
@@ -32,7 +32,7 @@ CHECK_INDEX = "INSERT INTO item_fts(item_fts, rank) VALUES ('integrity-check', 1
 class Damage(msgspec.Struct, frozen=True):
     """Something that is not what was written. `pid` is the process whose it is, None if nobody's.
 
-    `what` is the kind of thing: file, key, index, process, journal, output, context or note.
+    `what` is the kind of thing: file, key, index, process, journal, output, mail, context or note.
     """
 
     what: str
@@ -90,12 +90,13 @@ def check_index(driver: sqlite3.Connection) -> None:
 
 
 def check_processes(connection: Connection, counts: Counts) -> Iterator[Damage]:
-    """Each process's record, its journal with all bodies, its output, its contexts."""
+    """Each process's record, its journal with all bodies, its output, mail and contexts."""
     for pid in find_pids(connection):
         counts.num_processes += 1
         yield from look("process", pid, partial(processes.read, connection, pid))
         yield from look("journal", pid, partial(read_journal, connection, pid, counts))
         yield from look("output", pid, partial(read_output, connection, pid))
+        yield from look("mail", pid, partial(read_mail, connection, pid))
         yield from check_contexts(connection, pid, counts)
 
 
@@ -108,6 +109,12 @@ def read_journal(connection: Connection, pid: int, counts: Counts) -> None:
 def read_output(connection: Connection, pid: int) -> None:
     """Read all that a process wrote."""
     for _ in journal.walk_output(connection, pid):
+        pass
+
+
+def read_mail(connection: Connection, pid: int) -> None:
+    """Read all messages that a process has not taken."""
+    for _ in mail.walk(connection, pid):
         pass
 
 

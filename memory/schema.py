@@ -137,6 +137,7 @@ mail = Table(
     Column("pid", Integer, nullable=False),
     Column("sender", Integer, nullable=False),
     Column("sent_at", Float, nullable=False),
+    Column("checksum", LargeBinary, nullable=False),
     Column("text", Text, nullable=False),
     Index("mail_pid", "pid"),
     sqlite_autoincrement=True,

@@ -17,6 +17,7 @@ QUERIES = {
     "record": "SELECT app, model, state, spec, completion_tokens FROM process WHERE pid = ?",
     "journal": JOURNAL,
     "output": "SELECT text FROM output WHERE pid = ? ORDER BY offset_chars",
+    "mail": "SELECT sender, sent_at, text FROM mail WHERE pid = ? ORDER BY id LIMIT 1",
     "context": "SELECT role, body FROM message WHERE context_id = ? ORDER BY pos",
 }
 NOTES = (

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from llmos.memory import contexts, processes, store
+from llmos.memory import contexts, mail, processes, store
 from llmos.memory.blobs import MAX_ROW_BODY_BYTES
 from llmos.memory.db import Connection, Database
 from llmos.memory.journal import (
@@ -86,6 +86,7 @@ def add_calls(connection: Connection, pid: int, first_seq: int) -> None:
         else:
             finish_row(connection, pid, "0", seq, "DONE", body(pid, seq), None, seq + 0.5)
         append_output(connection, pid, f"{pid} writes line {seq}, häppily 👩‍👩‍👧\n" * 3)
+    mail.post(connection, pid, 9, 2.5, f"message {first_seq} to {pid}")
     for space in SPACES:
         text = f"note {first_seq} of process {pid} in {space}, about cats"
         item = Item("t", space, text, recorded_at=2.0, kind="turn", session=str(pid))
@@ -128,6 +129,7 @@ def readers_of(pid: int, num_calls: int = NUM_CALLS) -> dict[str, Reader]:
         f"output {pid}": partial(read_output, pid=pid),
         f"pieces {pid}": partial(_read_pieces, pid=pid),
         f"context {pid}": partial(_read_context, pid=pid),
+        f"mail {pid}": partial(mail.find_oldest, pid=pid),
     }
 
 

@@ -43,6 +43,8 @@ EDITS = {
     "UPDATE context SET number = 7 WHERE pid = 2": "context 7 of process 2 is damaged",
     "DELETE FROM context WHERE id = 2": "a context of process 2 is missing",
     "DELETE FROM message WHERE context_id = 2": "context 1 of process 2 has 0 messages",
+    "UPDATE mail SET text = 'other' WHERE pid = 2": "message 2 to process 2 is damaged",
+    "UPDATE mail SET sender = 7 WHERE pid = 2": "message 2 to process 2 is damaged",
     "UPDATE process SET spec = X'00' WHERE pid = 2": "process 2 is damaged",
     "UPDATE process SET ended_at = 5 WHERE pid = 2": "process 2 is damaged",
     "DELETE FROM process WHERE pid = 2": "process 2 is missing",
