@@ -75,9 +75,9 @@ def test_a_seed_decides_whose_turn_it_is() -> None:
 def test_time_jumps_and_nobody_waits() -> None:
     loop = SeededLoop(Random(0))
 
-    loop.run_until_complete(asyncio.sleep(3600.0))
+    loop.run_until_complete(asyncio.sleep(300.0))
 
-    assert loop.time() == 3600.0
+    assert loop.time() == 300.0
     loop.close()
 
 
