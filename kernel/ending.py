@@ -7,7 +7,7 @@ from llmos.memory import mail, processes, waits
 from llmos.memory.chunks import delete_all_chunks
 from llmos.memory.db import Connection
 from llmos.memory.processes import ProcessRecord
-from llmos.syscalls.errors import E_APP, E_CANCELLED, E_FRAME, ErrorReply
+from llmos.syscalls.errors import E_APP, E_CANCELLED, E_FRAME, E_NONDETERMINISM, ErrorReply
 from llmos.syscalls.process import ExitStatus, ProcessExit
 from llmos.syscalls.runtime import EXIT_FAILED, EXIT_KILLED
 from llmos.syscalls.wire import Exit
@@ -54,6 +54,13 @@ def killed(pid: int, by: str) -> ErrorReply:
 def was_cut_off(ending: Exit | None) -> bool:
     """Whether an app's stream ended before its last frame, or inside of one."""
     return ending is None or (ending.error is not None and ending.error.code == E_FRAME.code)
+
+
+def find_divergence(ending: Exit | None) -> ErrorReply | None:
+    """The error of an app whose calls are not those of its journal, so that it cannot go on."""
+    if ending is None or ending.error is None or ending.error.code != E_NONDETERMINISM.code:
+        return None
+    return ending.error
 
 
 async def write_end(machine: Machine, ended: ProcessExit, num_tokens: tuple[int, int]) -> Bereaved:

@@ -18,7 +18,7 @@ import msgspec
 from llmos.memory import processes, waits
 from llmos.memory.db import Connection
 from llmos.memory.waits import Wait
-from llmos.syscalls.errors import E_KERNEL, E_LIMIT, E_STORAGE, SyscallError
+from llmos.syscalls.errors import E_LIMIT, E_STORAGE, SyscallError, raise_reply
 from llmos.syscalls.process import SignalName, State
 from llmos.syscalls.wire import Exit
 
@@ -26,7 +26,7 @@ from .applog import AppLog
 from .capability import narrow
 from .checkpoint import complete_checkpoint
 from .codehash import identify_code
-from .ending import Bereaved, judge, was_cut_off, write_end
+from .ending import Bereaved, find_divergence, judge, was_cut_off, write_end
 from .forking import copy_past, plan_fork
 from .machine import Birth, Machine
 from .manifest import find_app
@@ -237,6 +237,9 @@ class Launcher:
                     await identify_code(process, log)
                     await complete_checkpoint(self._machine, process)
                     continue
+                divergence = find_divergence(ending)
+                if process.killed_by is None and divergence is not None:
+                    raise_reply(divergence)  # another version of the app may go on
                 is_evicted = process.leaving is not None and was_cut_off(ending)
                 if process.killed_by is None and is_evicted and await self._fall_asleep(process):
                     return
@@ -398,7 +401,8 @@ class Launcher:
     def _leave(self, process: Process, error: SyscallError) -> None:
         """Let a process go that cannot go on now; its record stays, to be resumed."""
         what = note_why_left(self._machine, process.pid, error)
-        process.error = E_KERNEL(f"{what}; fix: llmos run --resume {process.pid}").reply()
+        message = f"{what}; fix: llmos run --resume {process.pid}"
+        process.error = msgspec.structs.replace(error.reply(), message=message)
         self._part(process)
 
     def _part(self, process: Process) -> None:

@@ -157,9 +157,28 @@ async def test_a_changed_app_is_told_that_its_replay_differs(
             process = await machine.launcher.resume(pid, Terminal())
             with anyio.fail_after(20):
                 await process.ended.wait()
+            (info,) = (await list_processes(machine, 10)).processes
     assert process.error is not None
     assert process.error.code == "E_NONDETERMINISM"
     assert "0:0 was 'random'" in process.error.message
+    assert (info.state, "0:0 was 'random'" in info.left_because) == ("EVICTED", True)
+
+
+async def test_a_process_whose_app_differs_goes_on_when_the_app_is_mended(
+    config: Config, workspace: Path
+) -> None:
+    code = workspace / "worker" / "worker.py"
+    with killed_kernel(config, workspace) as (pid, _):
+        async with boot(config) as machine:
+            for text in (APP.replace("sys.random()", "sys.now()"), APP):
+                code.write_text(text)
+                process = await machine.launcher.resume(pid, Terminal())
+                with anyio.fail_after(20):
+                    await process.ended.wait()
+            output = await read_output(machine.db, pid)
+    assert process.exit is not None
+    assert process.exit.status == "exited"
+    assert output == "first\nsecond\n"
 
 
 async def test_only_what_was_interrupted_can_be_resumed(config: Config, workspace: Path) -> None:
