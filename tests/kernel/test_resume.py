@@ -157,6 +157,7 @@ async def test_a_changed_app_is_told_that_its_replay_differs(
             process = await machine.launcher.resume(pid, Terminal())
             with anyio.fail_after(20):
                 await process.ended.wait()
+            await machine.db.flush()
             (info,) = (await list_processes(machine, 10)).processes
     assert process.error is not None
     assert process.error.code == "E_NONDETERMINISM"
