@@ -13,7 +13,7 @@ import msgspec
 from llmos.memory import processes
 from llmos.memory.chunks import delete_all_chunks
 from llmos.memory.db import Connection
-from llmos.memory.journal import CHECKPOINT_STRAND, JournalRow, begin_anew
+from llmos.memory.journal import CHECKPOINT_STRAND, JournalRow, begin_anew, count_printed_chars
 from llmos.syscalls.process import Checkpoint, Checkpointed
 from llmos.syscalls.types import Usage
 from llmos.syscalls.wire import encode
@@ -23,6 +23,7 @@ from .machine import Machine
 from .process import Process, ProcessSpec
 
 SALT_BYTES = 16
+_decoder = msgspec.msgpack.Decoder(Checkpointed)
 
 
 class NewLife(NamedTuple):
@@ -35,8 +36,16 @@ class NewLife(NamedTuple):
         """Make the change in the caller's transaction."""
         encoded = msgspec.msgpack.encode(self.spec)
         processes.change(connection, self.row.pid, spec=encoded)
-        begin_anew(connection, self.row)
+        begin_anew(connection, self._count_output(connection))
         delete_all_chunks(connection, self.row.pid)
+
+    def _count_output(self, connection: Connection) -> JournalRow:
+        """The first row, with how much the process has written."""
+        assert self.row.result is not None
+        begun = _decoder.decode(self.row.result)
+        num_chars = count_printed_chars(connection, self.row.pid)
+        result = encode(msgspec.structs.replace(begun, num_chars=num_chars))
+        return msgspec.structs.replace(self.row, result=result)
 
 
 def plan_new_life(machine: Machine, process: Process, argv: tuple[str, ...]) -> NewLife:

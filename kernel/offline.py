@@ -12,9 +12,10 @@ from copy import copy
 import anyio
 import msgspec
 
-from llmos.memory.journal import JournalRow
+from llmos.memory.journal import CHECKPOINT_STRAND, JournalRow
 from llmos.memory.processes import ProcessRecord
 from llmos.syscalls.errors import E_NONDETERMINISM, ErrorReply
+from llmos.syscalls.process import ProcessExit
 from llmos.syscalls.table import TABLE
 from llmos.syscalls.tasks import running
 from llmos.syscalls.wire import ByteStream, Exit, Failure, Request
@@ -49,10 +50,11 @@ class OfflineReplay:
         self._machine.journal = self._tape
         self._process = process
         self._record = record
-        self._rows = {(row.strand, row.seq): row for row in rows}
-        self._numbers = {key: number for number, key in enumerate(self._rows, start=1)}
+        calls = [row for row in rows if row.strand != CHECKPOINT_STRAND]
+        self._rows = {(row.strand, row.seq): row for row in calls}
+        self._numbers = {(row.strand, row.seq): n for n, row in enumerate(rows, start=1)}
         self._left = dict.fromkeys(self._rows)  # what has not come again
-        self._turns = Turns(rows)
+        self._turns = Turns(calls)
         self._num_calls = 0
         self._unknown: dict[Key, tuple[Request, str]] = {}  # calls that were not made then
         self._scope = anyio.CancelScope()
@@ -79,13 +81,16 @@ class OfflineReplay:
         self._turns.come(key)
 
         async def deliver(value: object) -> None:
+            if key not in process.in_flight:  # a patch that gave its number to the next call
+                await send(value)
+                return
             if isinstance(value, Failure) and value.error.code == E_NONDETERMINISM.code:
                 await self._refuse(request, value.error)
             async with self._turns.turn(key):
                 await send(value)
+            self._check_off(key)
 
         await dispatch(machine, process, request, again, deliver)
-        self._check_off(key)
 
     async def _refuse(self, request: Request, error: ErrorReply) -> None:
         """Never returns: the call is another one, or was never answered then, or not made.
@@ -167,10 +172,10 @@ class OfflineReplay:
         row = next((self._rows[key] for key in self._left), None)
         self._diverge(row, None, why)
 
-    def report(self, ending: Exit | None, last_words: str) -> ReplayReport:
-        """What came of it, when `serve` has returned `ending` and the app is gone."""
+    def report(self, ended: ProcessExit) -> ReplayReport:
+        """What came of it, when `serve` has returned and the app has ended so."""
         if not self.is_over:
-            self._compare_end(ending, last_words)
+            self._compare_end(ended)
         rows = self._rows.values()
         return ReplayReport(
             self._process.pid,
@@ -181,7 +186,7 @@ class OfflineReplay:
             self._divergence,
         )
 
-    def _compare_end(self, ending: Exit | None, last_words: str) -> None:
+    def _compare_end(self, ended: ProcessExit) -> None:
         """The app ended by itself: all calls must have come, and the end must be the same.
 
         A branch that another one ended may lack its last call, which it gave up.
@@ -192,7 +197,7 @@ class OfflineReplay:
             self._diverge_early("the app ended before it made this call")
         elif not self.is_unfinished:
             then = _describe_end(self._record.exit_code, self._record.result or "")
-            now = _describe_end(*_judge(ending, last_words))
+            now = _describe_end(ended.code, ended.error or ended.result)
             if then != now:
                 self._diverge(None, None, f"it ended with {then}, and now with {now}")
 
@@ -200,15 +205,6 @@ class OfflineReplay:
 def _digest(request: Request) -> str:
     """The digest that a row of this request would have."""
     return digest_call(msgspec.msgpack.decode(request.args, type=TABLE[request.name].request)).hex()
-
-
-def _judge(ending: Exit | None, last_words: str) -> tuple[int, str]:
-    """The exit code and the text that the record of such an end has."""
-    if ending is None:
-        return 1, f"E_APP: the app crashed: {last_words or 'it said nothing'}"
-    if ending.error is not None:
-        return ending.code, f"{ending.error.code}: {ending.error.message}"
-    return ending.code, ending.result
 
 
 def _describe_end(code: int | None, text: str) -> str:

@@ -24,6 +24,7 @@ from llmos.syscalls.wire import Exit
 
 from .applog import AppLog
 from .codehash import hash_code
+from .ending import judge
 from .listing import decode_spec, require_record
 from .machine import Machine
 from .manifest import find_app
@@ -55,7 +56,8 @@ async def rerun(machine: Machine, zygote: Zygote, pid: int) -> ReplayReport:
     log = AppLog(pid, Path(os.devnull), NOBODY)
     await zygote.wait_up()
     ending = await _run(zygote, process, replay, log)
-    return replay.report(ending, log.last_words())
+    ended, _ = judge(process, ending, log)
+    return replay.report(ended)
 
 
 async def _run(zygote: Zygote, process: Process, replay: OfflineReplay, log: AppLog) -> Exit | None:

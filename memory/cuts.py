@@ -13,11 +13,13 @@ from sqlalchemy import Connection
 
 from llmos.syscalls.errors import E_ARG
 from llmos.syscalls.memory import ContextCreated, ContextLength
+from llmos.syscalls.process import Checkpointed
 from llmos.syscalls.types import Message
 
 from . import contexts
-from .journal import JournalRow, append_output, insert_row, walk, walk_texts
+from .journal import CHECKPOINT_STRAND, JournalRow, append_output, insert_row, walk, walk_texts
 
+_checkpointed = msgspec.msgpack.Decoder(Checkpointed)
 _created = msgspec.msgpack.Decoder(ContextCreated)
 _appended = msgspec.msgpack.Decoder(ContextLength)
 
@@ -26,13 +28,15 @@ class Cut(msgspec.Struct, frozen=True):
     """A process after `calls`, when `later` ones had not begun.
 
     `lengths` are the messages of its contexts, by the context's number. The calls' endings are
-    those of now: a call of the cut may have ended after it.
+    those of now: a call of the cut may have ended after it. The output's first `num_chars_before`
+    characters are of calls that a checkpoint has taken out.
     """
 
     pid: int
     calls: tuple[JournalRow, ...]
     later: tuple[JournalRow, ...]
     lengths: dict[int, int]
+    num_chars_before: int
 
     @property
     def finished(self) -> list[JournalRow]:
@@ -64,7 +68,15 @@ def read_cut(connection: Connection, pid: int, number: int | None = None) -> Cut
         )
     later = rows[number:]
     lengths = _count_messages(connection, pid, later)
-    return Cut(pid, tuple(rows[:number]), tuple(later), lengths)
+    return Cut(pid, tuple(rows[:number]), tuple(later), lengths, _count_chars_before(rows))
+
+
+def _count_chars_before(rows: Sequence[JournalRow]) -> int:
+    """How much was written before the first of these calls."""
+    first = rows[0] if rows else None
+    if first is None or first.strand != CHECKPOINT_STRAND or first.result is None:
+        return 0
+    return _checkpointed.decode(first.result).num_chars
 
 
 def _count_messages(
@@ -97,8 +109,11 @@ def read_messages(connection: Connection, cut: Cut, context: int) -> tuple[Messa
 def read_texts(connection: Connection, cut: Cut) -> Iterator[tuple[str, tuple[str, int] | None]]:
     """What the finished calls of the cut had written, in order, each text with its call."""
     others = {(row.strand, row.seq) for row in (*cut.later, *cut.unfinished)}
+    num_chars = 0
     for text, strand, seq in walk_texts(connection, cut.pid):
-        call = None if strand is None or seq is None else (strand, seq)
+        is_old = strand is None or seq is None or num_chars < cut.num_chars_before
+        call = None if is_old else (strand, seq)
+        num_chars += len(text)
         if call not in others:
             yield text, call
 

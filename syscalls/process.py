@@ -117,7 +117,11 @@ class Checkpoint(msgspec.Struct, frozen=True):
 
 
 class Checkpointed(msgspec.Struct, frozen=True):
-    """What the journal begins with after a checkpoint: the arguments, and the usage so far."""
+    """What the journal begins with after a checkpoint: the arguments, and the usage so far.
+
+    `num_chars` had been written by then, by calls that the journal does not have any more.
+    """
 
     argv: tuple[str, ...]
     usage: Usage
+    num_chars: int = 0

@@ -1,5 +1,6 @@
 """Runs and offline replays without an OS process: the app is a function of the test's own."""
 
+import os
 import socket
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing, suppress
@@ -8,11 +9,14 @@ from pathlib import Path
 import anyio
 from anyio.lowlevel import checkpoint
 
+from llmos.kernel.applog import AppLog
+from llmos.kernel.ending import judge
 from llmos.kernel.gates.app import serve_app
 from llmos.kernel.machine import Machine
 from llmos.kernel.offline import OfflineReplay
 from llmos.kernel.process import Process
 from llmos.kernel.protocol import ReplayReport
+from llmos.kernel.terminal import NOBODY
 from llmos.memory import processes
 from llmos.memory.db import Connection
 from llmos.memory.journal import load
@@ -35,12 +39,12 @@ async def run_main(stream: ByteStream, pid: int, main: Main) -> None:
     with suppress(*GONE):
         await frames.send(Hello(PROTOCOL_VERSION, pid, TOKEN))
         system = System(frames)
-        await system.receive()
+        await system.hear()
         with anyio.CancelScope() as alive:
 
             async def read() -> None:
                 with suppress(*GONE, SyscallError):
-                    await system.receive()
+                    await system.hear()
                 alive.cancel()
 
             async with running() as tasks:
@@ -96,7 +100,8 @@ async def replay(machine: Machine, process: Process, main: Main) -> ReplayReport
     copy = Process(process.pid, None, process.manifest, process.spec, 0.0)
     offline = OfflineReplay(machine, copy, record, rows)
     ending = await drive(process.pid, main, lambda stream: offline.serve(stream, TOKEN))
-    return offline.report(ending, "")
+    ended, _ = judge(copy, ending, AppLog(process.pid, Path(os.devnull), NOBODY))
+    return offline.report(ended)
 
 
 async def read_everything(machine: Machine) -> list[tuple[object, ...]]:
