@@ -100,12 +100,12 @@ async def _perform(
     check(process.capabilities, row, call, model=process.model, workspace=process.workspace)
     effect, arguments = _effect(machine, row, call, recorded)
     where = request.strand, request.seq
+    if effect != "null" and recorded is None and row.name not in _UNLIMITED:
+        machine.journal.limits.require_room(process)
     entry = machine.journal.entry(process, *where, row, effect, digest, recorded)
     trap = Trap(machine, process, *where, arguments, entry, send)
     if effect == "null":
         return encode(await HANDLERS[row.name](trap, call))
-    if recorded is None and row.name not in _UNLIMITED:
-        machine.journal.limits.require_room(process)
     try:
         await machine.degraded.wait_admitted(process, len(request.args))
         if effect in _DURABLE_INTENT:

@@ -45,7 +45,7 @@ class OfflineReplay:
     def __init__(
         self, machine: Machine, process: Process, record: ProcessRecord, rows: Sequence[JournalRow]
     ) -> None:
-        self._tape = Tape(machine.db, machine.clock)
+        self._tape = Tape(machine.journal)
         self._machine = copy(machine)
         self._machine.journal = self._tape
         self._process = process

@@ -10,12 +10,10 @@ from contextlib import asynccontextmanager
 
 import anyio
 
-from llmos.memory.db import Database
 from llmos.memory.journal import JournalRow
 from llmos.syscalls.errors import E_NONDETERMINISM
 from llmos.syscalls.table import Syscall
 
-from .clock import Clock
 from .journal import Entry, Journal
 from .process import Process
 
@@ -29,8 +27,8 @@ class Tape(Journal):
     leaves no row either. For any other one to be handled would be to have its effect.
     """
 
-    def __init__(self, db: Database, clock: Clock) -> None:
-        super().__init__(db, clock)
+    def __init__(self, journal: Journal) -> None:
+        super().__init__(journal.db, journal.clock, journal.limits)
         self.refused: set[Key] = set()
 
     def entry(

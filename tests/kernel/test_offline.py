@@ -6,12 +6,13 @@ from pathlib import Path
 import pytest
 
 from llmos.kernel.clock import VirtualClock
-from llmos.kernel.journal import digest_call
+from llmos.kernel.journal import Journal, digest_call
+from llmos.kernel.limits import JournalLimits
 from llmos.kernel.machine import Machine
 from llmos.kernel.models import Models
 from llmos.kernel.protocol import Divergence, ReplayReport
 from llmos.syscalls.client import System
-from llmos.syscalls.errors import E_TOOL, SyscallError
+from llmos.syscalls.errors import E_LIMIT, E_TOOL, SyscallError
 from llmos.syscalls.tasks import running
 from llmos.syscalls.values import Now
 
@@ -190,6 +191,41 @@ async def test_calls_that_were_refused_are_refused_again(machine: Machine, tmp_p
     assert report.divergence is None
     names = [row.name for row in await read_rows(machine, process)]
     assert names == ["tool", "print"]
+
+
+async def test_a_patched_app_replays_an_old_journal(machine: Machine, tmp_path: Path) -> None:
+    async def app(system: System, is_new: bool) -> None:
+        await system.random()
+        if is_new and await system.patch("look at the clock"):
+            await system.now()
+        await system.print("done")
+
+    old, new = partial(app, is_new=False), partial(app, is_new=True)
+    process = await run_once(machine, tmp_path, old)
+
+    report = await replay(machine, process, new)
+
+    assert (report.num_replayed, report.divergence) == (2, None)
+    assert (await replay(machine, await run_once(machine, tmp_path, new), new)).divergence is None
+
+
+async def test_a_call_that_a_full_journal_refused_is_refused_again(
+    machine: Machine, tmp_path: Path
+) -> None:
+    machine.journal = Journal(machine.db, machine.clock, JournalLimits(max_rows=2))
+
+    async def filling(system: System) -> str:
+        await system.now()
+        await system.now()
+        try:
+            await system.now()
+        except E_LIMIT:
+            return "full"
+        return "no"
+
+    process = await run_once(machine, tmp_path, filling)
+
+    assert (await replay(machine, process, filling)).divergence is None
 
 
 async def test_an_error_that_ended_an_app_ends_it_again(machine: Machine, tmp_path: Path) -> None:

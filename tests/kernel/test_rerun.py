@@ -110,6 +110,18 @@ async def test_a_crash_is_the_same_end_as_the_same_crash(
     assert "RuntimeError: bang" in other.divergence.why
 
 
+async def test_a_process_is_replayed_from_its_checkpoint_on(
+    machine: Machine, make_app: MakeApp, tmp_path: Path
+) -> None:
+    body = "if not words: await sys_.checkpoint('again')\nawait sys_.print(*words)\nreturn 'done'"
+    process = await start(machine, make_app("app", body), tmp_path)
+    assert (await finish(process))[2] == "done"
+
+    report = await machine.launcher.replay(process.pid)
+
+    assert (report.num_calls, report.num_replayed, report.divergence) == (1, 1, None)
+
+
 async def test_a_killed_process_is_replayed_as_far_as_it_came(
     machine: Machine, make_app: MakeApp, tmp_path: Path
 ) -> None:

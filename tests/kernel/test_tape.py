@@ -111,7 +111,7 @@ async def test_the_first_that_waits_can_be_let_out() -> None:
 async def test_a_call_that_has_or_keeps_an_effect_finds_no_entry(
     machine: Machine, tmp_path: Path, name: str
 ) -> None:
-    tape = Tape(machine.db, machine.clock)
+    tape = Tape(machine.journal)
     process = await make_process(machine, tmp_path)
 
     with pytest.raises(E_NONDETERMINISM, match="step 0:3 is not in the journal"):
@@ -121,7 +121,7 @@ async def test_a_call_that_has_or_keeps_an_effect_finds_no_entry(
 
 
 async def test_a_pure_call_may_be_refused_but_not_begin(machine: Machine, tmp_path: Path) -> None:
-    tape = Tape(machine.db, machine.clock)
+    tape = Tape(machine.journal)
     process = await make_process(machine, tmp_path)
     entry = tape.entry(process, "0", 3, TABLE["generate"], "pure", b"")
 

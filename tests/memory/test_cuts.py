@@ -11,13 +11,15 @@ from llmos.memory.db import Connection, Database
 from llmos.memory.journal import (
     JournalState,
     append_output,
+    begin_anew,
     insert_row,
     load,
     read_output,
 )
 from llmos.syscalls.errors import E_ARG, E_STORAGE
 from llmos.syscalls.memory import ContextCreated, ContextLength
-from llmos.syscalls.types import Message
+from llmos.syscalls.process import Checkpointed
+from llmos.syscalls.types import Message, Usage
 
 from .test_journal import row
 
@@ -150,6 +152,19 @@ async def test_what_was_there_before_all_calls_belongs_to_every_cut(db: Database
 
     assert cut.lengths == {number: 1}
     assert await db.read(lambda c: list(read_texts(c, cut))) == [("before\n", None)]
+
+
+async def test_what_was_written_before_a_checkpoint_is_no_later_calls(db: Database) -> None:
+    await live(db)
+    begun = msgspec.msgpack.encode(Checkpointed((), Usage(0, 0, 0), len("one\ntwo\n")))
+    first = msgspec.structs.replace(row(0), name="checkpoint", state="DONE", result=begun)
+    await db.write(lambda c: begin_anew(c, first))
+    await do(db, 1, "print", write(1, "anew\n"))
+
+    cut = await cut_at(db, 1)
+
+    texts = await db.read(lambda c: [text for text, _ in read_texts(c, cut)])
+    assert texts == ["one\n", "two\n"]
 
 
 async def test_an_append_of_an_older_version_cannot_be_undone(db: Database) -> None:
