@@ -111,8 +111,9 @@ def read_texts(connection: Connection, cut: Cut) -> Iterator[tuple[str, tuple[st
     others = {(row.strand, row.seq) for row in (*cut.later, *cut.unfinished)}
     num_chars = 0
     for text, strand, seq in walk_texts(connection, cut.pid):
-        is_old = strand is None or seq is None or num_chars < cut.num_chars_before
-        call = None if is_old else (strand, seq)
+        call = None
+        if strand is not None and seq is not None and num_chars >= cut.num_chars_before:
+            call = (strand, seq)
         num_chars += len(text)
         if call not in others:
             yield text, call
