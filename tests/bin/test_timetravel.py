@@ -71,7 +71,7 @@ def test_a_replay_that_diverges_names_the_step_and_exits_with_1(llmos: Llmos) ->
     assert (ran.returncode, ran.stdout) == (1, "")
     assert "diverges at step 0:2 (call 3): " in ran.stderr
     assert "or all the others" in ran.stderr
-    assert "fix: run the app anew: its code has changed" in ran.stderr
+    assert "fix: keep the old way beside the new one with sys.patch" in ran.stderr
     assert ran.stderr.count("\n") == 2
     assert (report["num_replayed"], report["divergence"]["came"]) == (2, "generate")
 
