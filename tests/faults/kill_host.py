@@ -5,9 +5,8 @@ It runs in an OS process of its own, which is killed from outside at any moment.
 
 import os
 import signal
-import sqlite3
 import time
-from contextlib import closing, suppress
+from contextlib import suppress
 from pathlib import Path
 from random import Random
 
@@ -21,8 +20,11 @@ from llmos.kernel.main import boot
 from llmos.kernel.tools.builtin import BUILTIN_TOOLS
 from llmos.kernel.tools.registry import Registry
 from llmos.kernel.tools.tool import Tool, ToolContext, tool
+from llmos.memory import processes
+from llmos.memory.db import Database
+from llmos.memory.journal import drop_rows
 from tests.faults.crowd import Crowd
-from tests.faults.evidence import ACK_BYTES, Evidence, append, count_bytes
+from tests.faults.evidence import ACK_BYTES, ALL, Evidence, append, count_bytes
 
 NUM_LIVE = 6
 NUM_CALLS = 30
@@ -72,11 +74,17 @@ def read_config(folder: Path) -> Config:
 def run_life(life: Life, ready_fd: int) -> None:
     """Run a kernel until it is killed, or until the last process has ended."""
     config = read_config(Path(life.folder))
-    if life.is_weak and config.database.exists():
-        with closing(sqlite3.connect(config.database)) as connection, suppress(sqlite3.Error):
-            connection.execute("DELETE FROM journal")
-            connection.commit()
+    if life.is_weak:
+        anyio.run(forget_journals, config)
     anyio.run(live, life, config, ready_fd)
+
+
+async def forget_journals(config: Config) -> None:
+    """What the control's kernels find: journals that are sound and empty."""
+    db = Database.open(config.database)
+    pids = [record.pid for record in await processes.list(db, ALL)]
+    await db.write(lambda connection: [drop_rows(connection, pid) for pid in pids])
+    await db.aclose()
 
 
 async def live(life: Life, config: Config, ready_fd: int) -> None:
