@@ -19,6 +19,12 @@ NEUTRAL = {
     "num_app_kills",
     "num_zygote_kills",
     "num_executor_kills",
+    "num_clean_replays",
+    "num_mutations",
+    "num_right",
+    "num_named",
+    "num_older",
+    "num_unfound",
 }
 
 
