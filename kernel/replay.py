@@ -59,13 +59,17 @@ async def find_recorded(
     with, and its row is let go; one that comes `again`, in the store. E_STORAGE names a call whose
     row or body is damaged.
     """
-    if again:
-        try:
-            return await find(machine.db, process.pid, request.strand, request.seq)
-        except E_STORAGE as error:
-            raise ask_again(error) from None
-    row = process.journaled.pop((request.strand, request.seq), None)
-    return row if row is None or row.blob is None else await fill(machine.db, row)
+    key = (request.strand, request.seq)
+    try:
+        if again:
+            return await find(machine.db, process.pid, *key)
+        row = process.journaled.get(key)
+        if row is not None and row.blob is not None:
+            row = await fill(machine.db, row)
+    except E_STORAGE as error:
+        raise ask_again(error) from None
+    process.journaled.pop(key, None)
+    return row
 
 
 def require_same(recorded: JournalRow, name: str, digest: bytes, code_hash: str) -> None:
