@@ -29,9 +29,8 @@ from llmos.kernel.main import boot
 from llmos.kernel.process import TENANT, Process, ProcessSpec
 from llmos.kernel.protocol import Asked, Output
 from llmos.kernel.terminal import Terminal
-from llmos.memory import waits
+from llmos.memory import processes, waits
 from llmos.memory.db import Connection, Database
-from llmos.memory.driver import driver_of
 from llmos.memory.journal import JournalRow, insert_row
 from llmos.memory.waits import Wait
 from llmos.syscalls.values import Sleep
@@ -47,10 +46,6 @@ APPS = {
     "sleeper": f"    await sys.sleep({SLEEP.seconds})\n    return await sys.now()\n",
     "asker": '    while await sys.ask("?"):\n        await sys.print("awake")\n',
 }
-INSERT = (
-    "INSERT INTO process(app, tenant, model, state, created_at, prompt_tokens, completion_tokens,"
-    " spec) VALUES ('sleeper', ?, 'echo', ?, ?, 0, 0, ?)"
-)
 HEADER = "from llmos import app\n\n@app\nasync def main(sys):\n"
 
 
@@ -69,11 +64,18 @@ async def fill(db: Database, folder: Path, due: list[float]) -> None:
     digest, body = digest_call(SLEEP), msgspec.msgpack.encode(spec)
 
     def write(connection: Connection, times: list[float]) -> None:
-        driver = driver_of(connection)
         for due_at in times:
             began_at = due_at - SLEEP.seconds
-            pid = driver.execute(INSERT, (TENANT, waits.AWAKE, began_at, body)).lastrowid
-            assert pid is not None
+            pid = processes.create_row(
+                connection,
+                app="sleeper",
+                spec=body,
+                tenant=TENANT,
+                model="echo",
+                state=waits.AWAKE,
+                parent=None,
+                created_at=began_at,
+            )
             row = JournalRow(
                 pid, "0", 0, "sleep", "wait", digest, "INTENT", None, None, "", "", began_at, None
             )
