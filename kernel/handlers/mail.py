@@ -91,10 +91,15 @@ async def _wait_for_letter(trap: Trap) -> mail.Letter:
     process, key = trap.process, (trap.strand, trap.seq)
     while True:
         arrived, taken = process.mail_arrived, process.letters
-        for letter_id, taker in tuple(taken.items()):
-            if taker == key or taker not in process.in_flight:
-                del taken[letter_id]
+        if any(taker == key or taker not in process.in_flight for taker in taken.values()):
+            taken = process.letters = {
+                letter_id: taker
+                for letter_id, taker in taken.items()
+                if taker != key and taker in process.in_flight
+            }
         letter = await mail.find_oldest(trap.machine.db, process.pid, tuple(taken))
+        if process.letters is not taken:
+            continue  # what was forgotten meanwhile may have been in the box when this looked
         if letter is None:
             await arrived.wait()
         elif letter.id not in taken:
