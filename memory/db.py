@@ -263,6 +263,8 @@ def make_file(path: Path) -> None:
     try:
         with writer_engine(part).connect() as connection:
             prepare(connection)
+            # The log has to be in the file before that is renamed, and closing tells no failure.
+            connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
         part.rename(path)
     finally:
         part.unlink(missing_ok=True)

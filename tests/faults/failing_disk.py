@@ -101,13 +101,13 @@ class Careless(sqlite3.Connection):
 
 def open_carelessly(path: Path) -> Database:
     """A store whose writer does not hear that a transaction failed."""
-    claim_file(path)
     engine = create_engine(
         URL.create("sqlite", database=str(path)),
         poolclass=NullPool,
         connect_args={"factory": Careless, "isolation_level": None},
     )
     try:
+        claim_file(path)
         connection = engine.connect()
         prepare(connection)
     except DBAPIError as error:

@@ -14,7 +14,15 @@ from pathlib import Path
 import anyio
 
 from llmos.memory import wal, writer
-from llmos.memory.db import Connection, Database, claim_file, prepare, reader_engine, writer_engine
+from llmos.memory.db import (
+    Connection,
+    Database,
+    claim_file,
+    prepare,
+    reader_engine,
+    sync_folder,
+    writer_engine,
+)
 from llmos.memory.migrations import APPLICATION_ID, STEPS
 
 from .shim import Shim
@@ -40,8 +48,9 @@ def open_store(path: Path, synchronous: str) -> Database:
 
 
 def make_old_store(path: Path, steps: list[Step]) -> None:
-    """A store as a llmos wrote it that knew the first migration alone."""
-    connection = writer_engine(path).connect()
+    """A store as a llmos wrote it that knew the first migration alone, there whole at once."""
+    part = path.with_name("old.part")
+    connection = writer_engine(part).connect()
     connection.exec_driver_sql("PRAGMA journal_mode = WAL")
     connection.exec_driver_sql("PRAGMA synchronous = FULL")
     connection.exec_driver_sql("BEGIN IMMEDIATE")
@@ -51,7 +60,10 @@ def make_old_store(path: Path, steps: list[Step]) -> None:
     for step in steps:
         step(connection)
     connection.exec_driver_sql("COMMIT")
+    connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
     connection.close()
+    part.rename(path)
+    sync_folder(path.parent)
 
 
 class Recording:

@@ -169,7 +169,8 @@ def list_queries() -> list[str]:
         kept = [column.name for column in table.columns]
         kept = [name for name in kept if name not in VOLATILE.get(table.name, ())]
         if kept:
-            queries.append(f"SELECT {', '.join(kept)} FROM {table.name} ORDER BY rowid")
+            order = ", ".join(column.name for column in table.primary_key)
+            queries.append(f"SELECT {', '.join(kept)} FROM {table.name} ORDER BY {order}")
     return queries
 
 
