@@ -258,7 +258,7 @@ def claim_file(path: Path) -> None:
 def make_file(path: Path) -> None:
     """Make a store under another name, and give it its own when it is whole."""
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    part.unlink(missing_ok=True)
+    remove_all(part)
     os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
     try:
         with writer_engine(part).connect() as connection:
@@ -267,7 +267,13 @@ def make_file(path: Path) -> None:
             connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
         part.rename(path)
     finally:
-        part.unlink(missing_ok=True)
+        remove_all(part)
+
+
+def remove_all(path: Path) -> None:
+    """Remove a database and the files that SQLite keeps beside it."""
+    for end in ("", "-journal", "-wal", "-shm"):
+        path.with_name(path.name + end).unlink(missing_ok=True)
 
 
 def system_error(path: Path, error: OSError) -> E_STORAGE:

@@ -110,7 +110,7 @@ def open_carelessly(path: Path) -> Database:
         claim_file(path)
         connection = engine.connect()
         prepare(connection)
-    except DBAPIError as error:
+    except (DBAPIError, OSError) as error:
         raise storage_error(error) from error
     return Database(path, connection)
 
