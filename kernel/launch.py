@@ -292,6 +292,7 @@ class Launcher:
             await machine.db.write(lambda connection: waits.wake(connection, [pid]), keep=True)
             return False
         machine.models.hint(pid, "person", _expected_seconds(rows, machine.clock.now()))
+        machine.models.resume(pid)  # should the disk have paused it: nobody else will
         machine.table.remove(process)
         self.run_queue.poke()
         return True
@@ -404,6 +405,8 @@ class Launcher:
         message = f"{what}; fix: llmos run --resume {process.pid}"
         process.error = msgspec.structs.replace(error.reply(), message=message)
         self._part(process)
+        if error.retry_after_seconds is not None:
+            self.recover()  # as soon as the store works again
 
     def _part(self, process: Process) -> None:
         """The process is no longer of this kernel; tell who waits."""

@@ -76,6 +76,7 @@ async def restart(machine: Machine, process: Process, ending: Exit | None) -> bo
     how = "begins anew" if plan.is_anew else "goes on from its journal"
     what = "crashed" if not plan.is_anew else "ended" if ending and not ending.code else "failed"
     process.terminal.emit(Notice(f"process {pid} {what}; it {how} in {plan.wait_seconds:g} s"))
+    machine.models.resume(pid)  # should the disk have paused it: nobody else will
     machine.table.remove(process)
     for child in children:
         await machine.launcher.deliver(child, "TERM")

@@ -61,6 +61,7 @@ class RunQueue:
                 await self._turn()
             except E_STORAGE as error:
                 logger.warning("nobody is woken: %s", error)
+                self._is_to_recover = True  # whoever was woken in a write that nobody heard of
                 await self._machine.clock.sleep(RETRY_SECONDS)
 
     async def _turn(self) -> None:

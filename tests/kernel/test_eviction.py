@@ -128,6 +128,17 @@ return "given up"
     assert (tmp_path / "runs").read_text() == "main "
 
 
+async def test_who_falls_asleep_while_the_disk_has_paused_it_generates_when_awake(
+    machine: Machine, make_app: MakeApp, tmp_path: Path
+) -> None:
+    body = "await sys_.sleep(0.8)\nreturn (await sys_.generate('one word')).text"
+    process = await start(machine, make_app("paused", body), tmp_path)
+    machine.models.pause(process.pid)
+    await wait_asleep(machine, process.pid)
+
+    assert (await finish(process))[0] == "exited"
+
+
 async def test_a_short_rest_of_a_sleep_is_waited_for(attach: Attach, machine: Machine) -> None:
     system, process = await attach()
     async with anyio.create_task_group() as tasks:

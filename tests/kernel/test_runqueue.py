@@ -211,3 +211,12 @@ async def test_who_cannot_be_brought_back_while_the_store_fails_is_tried_again(
 
     assert await night.pass_time(0) == []
     assert await night.pass_time(20) == [7]
+
+
+async def test_who_was_woken_in_a_write_that_nobody_heard_of_is_found(night: Night) -> None:
+    unheard = await night.put_to_sleep(1000.0)
+    due = await night.put_to_sleep(1.0)
+    await night.machine.db.write(lambda connection: waits.wake(connection, [unheard]))
+    night.bed.failures = 1
+
+    assert sorted(await night.pass_time(60.0)) == [unheard, due]
