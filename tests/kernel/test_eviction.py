@@ -131,8 +131,10 @@ return "given up"
 async def test_who_falls_asleep_while_the_disk_has_paused_it_generates_when_awake(
     machine: Machine, make_app: MakeApp, tmp_path: Path
 ) -> None:
-    body = "await sys_.sleep(0.8)\nreturn (await sys_.generate('one word')).text"
+    body = "for _ in range(2): await sys_.generate('one word'), await sys_.sleep(0.8)"
     process = await start(machine, make_app("paused", body), tmp_path)
+    while not is_waiting(process):
+        await anyio.lowlevel.checkpoint()
     machine.models.pause(process.pid)
     await wait_asleep(machine, process.pid)
 
