@@ -34,7 +34,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     Text is streamed and shown at once (`output_commit` "fast") where a model promises to go on
     after a crash exactly as it began, or when its tokens are durable ("strict").
 
-    A process that only waits for `evict_after_seconds` gives up its OS process; 0 is never.
+    A process that only waits for `evict_after_seconds`, and 50 ms more for each call in its
+    journal, gives up its OS process; 0 is never.
     """
 
     model: Annotated[str, Meta(min_length=1, max_length=4096)] = "demo"

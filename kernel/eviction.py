@@ -1,9 +1,10 @@
 """Eviction: a process that has done nothing but wait for a while gives up its OS process.
 
-All its calls in flight must be durable waits, the same ones for `evict_after_seconds`, and its OS
-process must not have run meanwhile: an app that computes beside a wait is left alone. Then the app
-is asked whether it has timers of its own, such as a timeout around a call. To take the OS process
-is what a crash does, so the journal brings the process back; nothing in its code knows.
+All its calls in flight must be durable waits, the same ones for `evict_after_seconds` and more for
+a journal that takes long to replay. Its OS process must not have run meanwhile: an app that
+computes beside a wait is left alone. Then the app is asked whether it has timers of its own, such
+as a timeout around a call. To take the OS process is what a crash does, so the journal brings the
+process back; nothing in its code knows.
 """
 
 from typing import NamedTuple
@@ -23,6 +24,7 @@ from .machine import Machine
 from .process import Process
 
 LOOKS_PER_THRESHOLD = 4
+WAIT_SECONDS_PER_CALL = 0.05  # a hundred times what the replay of a call takes
 _decoders = {
     row.name: msgspec.msgpack.Decoder(row.request) for row in TABLE.values() if row.effect == "wait"
 }
@@ -66,7 +68,9 @@ class Evictor:
             await self._look_at(process)
 
     async def _look_at(self, process: Process) -> None:
-        seconds, now = self._machine.config.evict_after_seconds, self._machine.clock.monotonic()
+        seconds = self._machine.config.evict_after_seconds
+        seconds += WAIT_SECONDS_PER_CALL * process.num_journal_rows
+        now = self._machine.clock.monotonic()
         found = Idle(frozenset(process.in_flight), self._measure(process), now)
         idle = self._idle.get(process.pid, found)
         if idle[:2] != found[:2] or found.activity is None:

@@ -141,6 +141,17 @@ async def test_who_falls_asleep_while_the_disk_has_paused_it_generates_when_awak
     assert (await finish(process))[0] == "exited"
 
 
+async def test_a_long_journal_is_replayed_for_a_long_wait_only(
+    make_app: MakeApp, tmp_path: Path
+) -> None:
+    async with boot(load_sleepy(tmp_path)) as machine:
+        body = ONCE + "for _ in range(100): await sys_.now()\nawait sys_.sleep(0.8)"
+
+        await finish(await start(machine, make_app("long", body), tmp_path))
+
+    assert (tmp_path / "runs").read_text() == "main "
+
+
 async def test_a_short_rest_of_a_sleep_is_waited_for(attach: Attach, machine: Machine) -> None:
     system, process = await attach()
     async with anyio.create_task_group() as tasks:
