@@ -10,7 +10,6 @@ process back; nothing in its code knows.
 from typing import NamedTuple
 
 import msgspec
-import psutil
 from anyio import to_thread
 
 from llmos.memory.waits import Wait, find_started
@@ -135,6 +134,8 @@ def plan_wait(pid: int, request: Request, now: float, started_at: float) -> Wait
 
 def measure_activity(os_pid: int | None) -> Activity | None:
     """What this OS process has run; None if it is gone."""
+    import psutil  # 15 ms that no start should pay
+
     if os_pid is None:
         return None
     try:
@@ -149,6 +150,8 @@ def measure_activity(os_pid: int | None) -> Activity | None:
 
 def has_os_children(os_pid: int | None) -> bool:
     """Whether an OS process has started others, which would die with it. Reads all of /proc."""
+    import psutil
+
     try:
         return os_pid is not None and bool(psutil.Process(os_pid).children())
     except psutil.Error:
