@@ -405,7 +405,7 @@ class Launcher:
         message = f"{what}; fix: llmos run --resume {process.pid}"
         process.error = msgspec.structs.replace(error.reply(), message=message)
         self._part(process)
-        if error.retry_after_seconds is not None:
+        if isinstance(error, E_STORAGE) and error.retry_after_seconds is not None:
             self.recover()  # as soon as the store works again
 
     def _part(self, process: Process) -> None:
